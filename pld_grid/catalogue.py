@@ -1,0 +1,49 @@
+"""What the torch side offers, as plain data, so that a grid can be checked without importing torch.
+
+`pld_grid.train.catalogue.load` fills it from what it discovers: loss files, dataset files, timm's registries.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class LossInfo:
+    """One loss: its hyperparameters with defaults, and what else applies to it.
+
+    `resolve` returns all hyperparameters, defaults included, or raises ValueError naming the bad one.
+    """
+
+    name: str
+    defaults: Mapping[str, Any]
+    uses_teacher: bool
+    standardizations: tuple[str, ...]
+    resolve: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One dataset module: what it fixes."""
+
+    name: str
+    num_classes: int
+    channels: Literal[1, 3]
+    needs_folder: bool
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Everything that a grid or profile may name.
+
+    `models` are timm's architectures. `pretrained_classes(architecture, tag)` gives the class count of published
+    weights, or None if timm has no such tag; `tags(architecture)` lists the valid ones. `optimizers` maps a name to
+    the keywords that its class takes (timm itself drops unknown ones silently).
+    """
+
+    losses: Mapping[str, LossInfo]
+    datasets: Mapping[str, DatasetInfo]
+    optimizers: Mapping[str, frozenset[str]]
+    models: frozenset[str]
+    tags: Callable[[str], tuple[str, ...]]
+    pretrained_classes: Callable[[str, str], int | None]

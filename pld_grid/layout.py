@@ -1,0 +1,89 @@
+"""How a grid's cells become a table: rows, columns, differences. Read from the grid's own YAML.
+
+A row is one combination of the labels named in `rows`; a column shows a label, a fact about a model, a metric of
+the cell that `where` picks within the row, or the difference of two columns.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pld_grid.spec import Frozen, Scalar
+
+Where = dict[str, Scalar]
+Metric = Literal[
+    "top1", "top5", "best_top1", "best_top5", "kl_teacher_student", "kl_student_teacher", "train_loss"
+]  # fmt: skip
+BASELINE = "baseline"
+
+
+class Column(Frozen):
+    """One column; exactly one of `axis`, `metric`, `parameters` and `minus` says what it shows.
+
+    `names` maps a label's value to its spelling in this table (several labels: values joined by a space).
+    `only` leaves the column blank in rows that do not match.
+    """
+
+    header: Annotated[str, Field(min_length=1)]
+    axis: str | list[str] | None = None
+    metric: Metric | None = None
+    parameters: Literal["student", "teacher"] | None = None
+    minus: tuple[str, str] | None = None
+    where: Where = {}
+    of: Literal["student", "teacher"] = "student"
+    names: dict[Scalar, str] = {}
+    only: Where = {}
+    format: Annotated[str, Field(pattern=r"^\.[0-9]f$")] = ".2f"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Column":
+        given = [k for k in ("axis", "metric", "parameters", "minus") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a column needs exactly one of axis, metric, parameters, minus; it has {given or 'none'}")
+        return self
+
+    @property
+    def axes(self) -> list[str]:
+        """The labels that an axis column shows; empty for other columns."""
+        return [self.axis] if isinstance(self.axis, str) else list(self.axis or [])
+
+    @property
+    def is_value(self) -> bool:
+        """Whether the column holds a measured number that the paper may print too."""
+        return self.metric is not None or self.minus is not None
+
+
+class DifferenceRow(Frozen):
+    """A last row: the rows that match the first of `minus` less those that match the second."""
+
+    header: str
+    minus: tuple[Where, Where]
+
+
+class Layout(Frozen):
+    """The table that a grid fills."""
+
+    title: str = ""
+    rows: list[str] = []
+    columns: list[Column] = []
+    difference_rows: list[DifferenceRow] = []
+    paper: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Layout":
+        seen: set[str] = set()
+        for column in self.columns:
+            if column.header in seen:
+                raise ValueError(f'two columns are called "{column.header}"')
+            for operand in column.minus or ():
+                if operand != BASELINE and operand not in seen:
+                    raise ValueError(f'column "{column.header}" subtracts "{operand}", which is no column before it')
+            seen.add(column.header)
+        return self
+
+
+def default_layout(varying: list[str]) -> Layout:
+    """The table of a grid that describes none: one row per combination of the labels that vary, top-1 and top-5."""
+    columns: list[Any] = [Column(header=name, axis=name) for name in varying]
+    columns += [Column(header="Top-1", metric="top1"), Column(header="Top-5", metric="top5")]
+    return Layout(rows=varying, columns=columns)

@@ -1,0 +1,258 @@
+"""Profiles: what the paper's names mean on some scale. The same grids run under every profile."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pld_grid.catalogue import Catalogue
+from pld_grid.errors import InputError, listing, nearest
+from pld_grid.reading import Document, Path_, read_file
+from pld_grid.spec import (
+    Cell,
+    Count,
+    Dataset,
+    Flag,
+    Frozen,
+    Loss,
+    Model,
+    NonNegative,
+    Optimizer,
+    Positive,
+    Pretrained,
+    Recipe,
+    Scalar,
+    Seed,
+)
+
+
+class OptimizerSettings(Frozen):
+    """An optimizer's settings under a profile; its name is the key."""
+
+    learning_rate: Positive
+    weight_decay: NonNegative = 0.0
+    decay_norm_and_bias: Flag = False
+    options: dict[str, Scalar | list[float]] = {}
+
+
+class DatasetSettings(Frozen):
+    """Which dataset module, at which size in pixels."""
+
+    name: str
+    image_size: Count
+
+
+class TeacherSettings(Frozen):
+    """Where teachers' weights come from: published, or trained here first with these settings."""
+
+    source: Literal["trained", "pretrained"]
+    epochs: Count = 100
+    seed: Seed = 0
+    optimizer: str | None = None
+    loss: Literal["ce", "ls"] = "ce"
+
+
+class MachineSettings(Frozen):
+    """How cells run, none of which changes a number: resources per cohort, loader, checkpoints.
+
+    `gpus_per_cohort` may be a fraction; `cohort_size` limits how many students share one trial.
+    """
+
+    cpus_per_cohort: Positive = 1
+    gpus_per_cohort: NonNegative = 0
+    cohort_size: Count | None = None
+    loader_workers: Annotated[int, Field(ge=0, strict=True)] = 0
+    prefetch_batches: Count = 2
+    checkpoint_every: Count = 1
+    channels_last: Flag = False
+    compile: Flag = False
+
+
+class ProfileFile(Frozen):
+    """The YAML of a profile."""
+
+    description: str
+    dataset: DatasetSettings
+    recipe: dict[str, Any]
+    optimizer: str
+    optimizers: dict[str, OptimizerSettings]
+    teachers: TeacherSettings
+    models: dict[str, Model]
+    epochs: dict[int, Count] = {}
+    machine: MachineSettings = MachineSettings()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A checked profile, ready to resolve names into parts of cells."""
+
+    name: str
+    document: Document
+    file: ProfileFile
+    dataset: Dataset
+    recipe: Recipe
+    catalogue: Catalogue
+
+    @property
+    def machine(self) -> MachineSettings:
+        """Resources and loader settings."""
+        return self.file.machine
+
+    def epochs(self, epochs: int) -> int:
+        """What the paper's number of epochs stands for here."""
+        return self.file.epochs.get(epochs, epochs)
+
+    def optimizer(self, name: str | None) -> Optimizer:
+        """An optimizer with this profile's settings. Raises ValueError for an unknown one."""
+        name = name or self.file.optimizer
+        settings = self.file.optimizers.get(name)
+        if settings is None:
+            if name in self.catalogue.optimizers:
+                raise ValueError(
+                    f'optimizer "{name}" has no settings in profile {self.name}; it has: '
+                    f"{listing(self.file.optimizers)}"
+                )
+            raise ValueError(f'unknown optimizer "{name}"; valid: {_names(name, self.file.optimizers)}')
+        return Optimizer(name=name, **settings.model_dump())
+
+    def student(self, name: str) -> Model:
+        """The model of that name, to be trained from scratch. Raises ValueError for an unknown one."""
+        known = self.file.models.get(name)
+        if known is not None:
+            return Model(architecture=known.architecture, options=known.options)
+        architecture, _, tag = name.partition(".")
+        if tag and architecture in self.catalogue.models:
+            raise ValueError(f'students start from scratch: write "{architecture}", without the tag "{tag}"')
+        if name not in self.catalogue.models:
+            raise ValueError(self._unknown_model(name))
+        return Model(architecture=name)
+
+    def teacher(self, name: str) -> Cell:
+        """The cell that makes, or measures, the teacher of that name. Raises ValueError for an unknown one."""
+        settings = self.file.teachers
+        if settings.source == "trained":
+            student, epochs = self.student(name), settings.epochs
+        else:
+            student, epochs = self._published(name), 0
+        return Cell(
+            dataset=self.dataset,
+            recipe=self.recipe,
+            student=student,
+            loss=Loss(name=settings.loss, hyperparameters=self.catalogue.losses[settings.loss].resolve({})),
+            optimizer=self.optimizer(settings.optimizer),
+            epochs=epochs,
+            seed=settings.seed,
+        )
+
+    def _published(self, name: str) -> Model:
+        known = self.file.models.get(name)
+        if known is not None:
+            if known.pretrained is None:
+                raise ValueError(f'"{name}" has no published weights in profile {self.name}, so it cannot teach')
+            model = known
+        else:
+            architecture, _, tag = name.partition(".")
+            if architecture not in self.catalogue.models:
+                raise ValueError(self._unknown_model(name))
+            if not tag:
+                raise ValueError(
+                    f'teacher "{name}" needs a tag of published weights, as in "{name}.TAG"; timm has: '
+                    f"{listing(self.catalogue.tags(architecture)) or 'none'}"
+                )
+            model = Model(architecture=architecture, pretrained=Pretrained(tag=tag))
+        _check_model(model, self.catalogue, self.dataset.num_classes)
+        return model
+
+    def _unknown_model(self, name: str) -> str:
+        valid = [*self.file.models, *self.catalogue.models]
+        return (
+            f'unknown model "{name}"; valid: {listing(self.file.models)}, and any timm architecture'
+            f"{nearest(name, valid)}"
+        )
+
+
+def _names(name: str, valid: Any) -> str:
+    return f"{listing(valid)}{nearest(name, valid)}"
+
+
+def _check_model(model: Model, catalogue: Catalogue, num_classes: int) -> None:
+    """Raises ValueError if timm has no such architecture or tag, or if the class counts differ."""
+    if model.architecture not in catalogue.models:
+        raise ValueError(
+            f'unknown model "{model.architecture}"; any timm architecture is valid'
+            f"{nearest(model.architecture, catalogue.models)}"
+        )
+    for key in ("num_classes", "in_chans"):
+        if key in model.options:
+            raise ValueError(f"{key} comes from the dataset and cannot be an option of a model")
+    if model.pretrained is None:
+        return
+    classes = catalogue.pretrained_classes(model.architecture, model.pretrained.tag)
+    if classes is None:
+        tags = catalogue.tags(model.architecture)
+        raise ValueError(
+            f'timm has no weights "{model.pretrained.tag}" for {model.architecture}; valid: '
+            f"{_names(model.pretrained.tag, tags)}"
+        )
+    if classes != num_classes:
+        raise ValueError(
+            f"{model.architecture}.{model.pretrained.tag} knows {classes} classes, the dataset has {num_classes}"
+        )
+
+
+def find_profile(name: str, near: Path | None = None) -> Path:
+    """The file of a profile, given by path or by name (looked up in `profiles/` beside the grids).
+
+    Raises InputError listing the profiles that exist.
+    """
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml"):
+        if given.is_file():
+            return given
+        raise InputError(f"{name}: no such profile file")
+    folders = [near / "profiles"] if near else []
+    folders += [Path("grids/profiles"), Path(__file__).parent.parent / "grids" / "profiles"]
+    found = {p.stem: p for folder in reversed(folders) for p in sorted(folder.glob("*.yaml"))}
+    if name not in found:
+        raise InputError(f'--profile: unknown profile "{name}"; valid: {_names(name, found)}')
+    return found[name]
+
+
+def load_profile(path: Path, catalogue: Catalogue) -> Profile:
+    """Reads and checks a profile. Raises InputError with file, line, key path and the nearest valid name."""
+    document = read_file(path)
+    file = document.parse(ProfileFile)
+
+    def check(at: Path_, name: str, valid: Any, kind: str) -> None:
+        if name not in valid:
+            raise document.error(at, f'unknown {kind} "{name}"; valid: {_names(name, valid)}')
+
+    check(("dataset", "name"), file.dataset.name, catalogue.datasets, "dataset")
+    info = catalogue.datasets[file.dataset.name]
+    for name, settings in file.optimizers.items():
+        check(("optimizers", name), name, catalogue.optimizers, "optimizer")
+        for option in settings.options:
+            at = ("optimizers", name, "options", option)
+            check(at, option, catalogue.optimizers[name], f"option of optimizer {name}")
+    check(("optimizer",), file.optimizer, file.optimizers, "optimizer")
+    if file.teachers.optimizer is not None:
+        check(("teachers", "optimizer"), file.teachers.optimizer, file.optimizers, "optimizer")
+    for name, model in file.models.items():
+        try:
+            _check_model(model, catalogue, info.num_classes)
+        except ValueError as error:
+            raise document.error(("models", name), str(error)) from None
+    recipe = document.parse(Recipe, ("recipe",))
+    if len(recipe.mean) != info.channels:
+        raise document.error(("recipe", "mean"), f"{len(recipe.mean)} values for {info.channels} channel(s)")
+    return Profile(
+        name=path.stem,
+        document=document,
+        file=file,
+        dataset=Dataset(
+            name=info.name, num_classes=info.num_classes, channels=info.channels, image_size=file.dataset.image_size
+        ),
+        recipe=recipe,
+        catalogue=catalogue,
+    )

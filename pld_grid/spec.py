@@ -1,0 +1,278 @@
+"""What one training is: `Cell` and its parts, and the name that its content gives it.
+
+A cell holds everything that can change a number and nothing that cannot: no paths, workers, devices or cohort
+sizes. Defaults are part of it, so a changed default is a different cell and never reuses an old result.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SPEC_VERSION = 1
+
+Scalar = str | bool | int | float
+# Strict: "128" and true are no numbers (an int is a float, though).
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Standardization = Literal["none", "both", "teacher"]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about keys: a misspelt key must never be ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class OpenQuestion:
+    """Marks a field as an entry of the ambiguity ledger: what the paper leaves open there, and where."""
+
+    text: str
+
+
+class Dataset(Frozen):
+    """Which images, at which size. `name` is a module of `pld_grid.train.data`."""
+
+    name: str
+    num_classes: Annotated[int, Field(ge=2, strict=True)]
+    channels: Literal[1, 3] = 3
+    image_size: Count
+
+
+class Augmentation(Frozen):
+    """Training-time image transforms; each draw depends on (seed, epoch, sample index) alone."""
+
+    crop: Literal["none", "padded", "random_resized"] = "none"
+    padding: Annotated[int, Field(ge=0, strict=True)] = 0
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    horizontal_flip: Flag = False
+
+
+class Recipe(Frozen):
+    """How batches are made and the learning rate moves; shared by all cells of a profile.
+
+    `batch_size` images make one optimizer step, in micro-batches of `micro_batch_size`: BatchNorm's statistics and
+    DIST's intra term belong to the micro-batch, so the number of devices is not part of the experiment.
+    """
+
+    batch_size: Count
+    micro_batch_size: Count
+    warmup_epochs: NonNegative = 5
+    warmup_learning_rate: NonNegative = 0.0
+    final_learning_rate: NonNegative = 0.0
+    schedule: Literal["cosine"] = "cosine"
+    augmentation: Augmentation = Augmentation()
+    mean: tuple[float, ...]
+    std: tuple[Positive, ...]
+    evaluation_crop: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    resize_rounding: Annotated[
+        Literal["ceil", "floor"],
+        OpenQuestion("Resize before the centre crop: section 5 prints ceil(224/0.95) = 236; timm floors to 235."),
+    ] = "ceil"
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        OpenQuestion("The data type of mixed precision is not stated (A100s: bfloat16 is likely)."),
+    ] = "float32"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        if len(self.mean) != len(self.std):
+            raise ValueError("mean and std differ in length")
+        return self
+
+
+class Optimizer(Frozen):
+    """One of timm's optimizers, with its own learning rate and keywords."""
+
+    name: str
+    learning_rate: Positive
+    weight_decay: NonNegative = 0.0
+    decay_norm_and_bias: Annotated[
+        Flag,
+        OpenQuestion("Whether norm and bias parameters decay is not stated; timm's default exempts them."),
+    ] = False
+    options: dict[str, Scalar | list[float]] = {}
+
+
+class Pretrained(Frozen):
+    """Published weights of a timm model and the input normalisation that they were trained with."""
+
+    tag: Annotated[
+        str,
+        OpenQuestion("The teachers' checkpoints are not named: timm tags nearest to the printed accuracy."),
+    ]
+    mean: Annotated[
+        tuple[float, ...] | None,
+        OpenQuestion("A teacher's own input normalisation; null: the recipe's, as section 5 says for all."),
+    ] = None
+    std: tuple[Positive, ...] | None = None
+
+
+class Model(Frozen):
+    """A timm architecture with its keywords; `pretrained` is null for a model trained from scratch."""
+
+    architecture: str
+    options: dict[str, Any] = {}
+    pretrained: Pretrained | None = None
+
+
+class Loss(Frozen):
+    """A member of `pld_grid.train.losses` with all its hyperparameters, defaults included."""
+
+    name: str
+    hyperparameters: dict[str, Scalar] = {}
+    standardization: Standardization = "none"
+
+    @field_validator("hyperparameters")
+    @classmethod
+    def _one_zero(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        # -0.0 == 0.0 but their JSON differs; one number must have one name.
+        return {k: (v + 0.0 if isinstance(v, float) else v) for k, v in value.items()}
+
+
+class Conventions(Frozen):
+    """Choices that the paper leaves open and that hold for every cell; each has the one value implemented."""
+
+    kd_temperature_scale: Annotated[
+        Literal["tau^2"],
+        OpenQuestion(
+            "KD's distillation term is scaled by tau^2 (section 3.1 has it, Appendix G omits it), for every "
+            "divergence and at alpha = 0 too."
+        ),
+    ] = "tau^2"
+    position_weights: Annotated[
+        Literal["2^(C-k)-1"],
+        OpenQuestion(
+            "pListMLE's weights: section 4.2's; section 5.1.1's formula equals PLD at tau = 1, yet Table 2 "
+            "prints another number for it."
+        ),
+    ] = "2^(C-k)-1"
+    standardization_ddof: Annotated[
+        Literal[1],
+        OpenQuestion("Standardized logits divide by the sample standard deviation (n - 1), plus 1e-7."),
+    ] = 1
+    accuracy_epoch: Annotated[
+        Literal["last"],
+        OpenQuestion("Tables print the last epoch's accuracy; the best epoch is recorded beside it."),
+    ] = "last"
+    kl_direction: Annotated[
+        Literal["teacher||student"],
+        OpenQuestion("Table 10's direction: KL(q_t||q_s); the other one is recorded beside it."),
+    ] = "teacher||student"
+    kl_temperature: Annotated[
+        Literal[1],
+        OpenQuestion("Table 10's temperature, over the validation set."),
+    ] = 1
+    weight_averaging: Annotated[
+        Literal["none"],
+        OpenQuestion("An exponential moving average of weights is not mentioned; none is kept."),
+    ] = "none"
+    schedule_step: Annotated[
+        Literal["update"],
+        OpenQuestion("The learning rate moves at every optimizer step, not once per epoch."),
+    ] = "update"
+    last_partial_batch: Annotated[
+        Literal["dropped"],
+        OpenQuestion("The images of an epoch that do not fill a batch are left out of that epoch."),
+    ] = "dropped"
+
+
+class Cell(Frozen):
+    """One training, fully resolved. `epochs` 0 stands for a measurement of published weights, without training.
+
+    A teacher is a cell itself, so a student's name covers everything that made its teacher.
+    """
+
+    spec_version: int = SPEC_VERSION
+    dataset: Dataset
+    recipe: Recipe
+    teacher: "Cell | None" = None
+    student: Model
+    loss: Loss
+    optimizer: Optimizer
+    epochs: Annotated[int, Field(ge=0, le=100_000, strict=True)]
+    seed: Seed = 0
+    conventions: Conventions = Conventions()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Cell":
+        if len(self.recipe.mean) != self.dataset.channels:
+            raise ValueError(f"mean has {len(self.recipe.mean)} values for {self.dataset.channels} channel(s)")
+        if self.student.pretrained is None and self.epochs == 0:
+            raise ValueError("a model without published weights needs at least one epoch")
+        if self.teacher is not None and self.teacher.dataset != self.dataset:
+            raise ValueError(
+                f"the teacher was made for {self.teacher.dataset.name} with {self.teacher.dataset.num_classes} classes"
+                f" at {self.teacher.dataset.image_size} pixels, the student for {self.dataset.name} with"
+                f" {self.dataset.num_classes} at {self.dataset.image_size}"
+            )
+        return self
+
+    @cached_property
+    def cell_id(self) -> str:
+        """First 16 hex digits of the SHA-256 over the canonical JSON of the whole cell."""
+        return digest(self)[:16]
+
+    @property
+    def is_measurement(self) -> bool:
+        """True for published weights that are only measured."""
+        return self.epochs == 0
+
+    def stream(self) -> tuple[Any, ...]:
+        """What decides the batches that a cell sees; equal streams can train side by side."""
+        return (
+            self.dataset, self.recipe.batch_size, self.recipe.micro_batch_size, self.recipe.augmentation,
+            self.recipe.mean, self.recipe.std, self.recipe.evaluation_crop, self.recipe.resize_rounding,
+            self.recipe.precision, self.seed,
+        )  # fmt: skip
+
+
+def canonical_json(value: BaseModel) -> str:
+    """The one JSON text of a model: sorted keys, no spaces, ASCII, finite numbers only."""
+    return json.dumps(
+        value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def digest(value: BaseModel) -> str:
+    """SHA-256 (hex) over `canonical_json`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+class LedgerEntry(NamedTuple):
+    """One open question of the paper, and the value that this project takes by default."""
+
+    field: str
+    default: str
+    question: str
+
+
+def ledger() -> Iterator[LedgerEntry]:
+    """Every field that settles something which the paper leaves open, in the order of the cell's parts."""
+    for part, model in (
+        ("conventions", Conventions), ("recipe", Recipe), ("optimizer", Optimizer), ("student.pretrained", Pretrained)
+    ):  # fmt: skip
+        for name, field in model.model_fields.items():
+            for mark in field.metadata:
+                if isinstance(mark, OpenQuestion):
+                    default = "set by the profile" if field.is_required() else json.dumps(field.default)
+                    yield LedgerEntry(f"{part}.{name}", default, mark.text)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a number is finite; anything that is no number counts as finite."""
+    return not isinstance(value, float) or math.isfinite(value)

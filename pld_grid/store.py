@@ -1,0 +1,364 @@
+"""Receipts and checkpoints: `<store>/<cell id>/`, on any file system that fsspec reaches.
+
+    cell.json             the whole cell, for people
+    checkpoints/0007.pt   state after epoch 7, and
+    checkpoints/0007.json its manifest, written after it: checksum, identity and the epochs so far
+    weights.safetensors   the finished model
+    receipt.json          written last: the cell is finished, and with what numbers
+    status.json           why the cell last stopped without finishing (failed, cancelled)
+    mirror.json           what MLflow already has of it
+
+A file counts only if it is whole: small files carry their own checksum, large ones are named with theirs by a
+manifest. Local writes go through a rename; object stores put whole objects.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+import fsspec
+from pydantic import BaseModel, ValidationError
+
+from pld_grid.errors import StoreError
+from pld_grid.spec import Cell, Frozen, canonical_json
+
+State = Literal["finished", "diverged", "failed", "cancelled", "unfinished"]
+KEPT_CHECKPOINTS = 2
+M = TypeVar("M", bound=BaseModel)
+
+
+class EpochRecord(Frozen):
+    """One epoch of one cell. `time` is Unix time in seconds; metrics are finite."""
+
+    epoch: int
+    time: float
+    metrics: dict[str, float]
+
+
+class Provenance(Frozen):
+    """Where and with what a cell was trained."""
+
+    commit: str
+    versions: dict[str, str]
+    device: str
+    threads: int
+    started: float
+    ended: float
+
+
+class Receipt(Frozen):
+    """A cell that is done: `finished` with its numbers, or `diverged` with where it did.
+
+    `metrics` are the last epoch's; accuracies in percent, divergences in nats. `parameters` counts the model's.
+    """
+
+    cell: Cell
+    state: Literal["finished", "diverged"]
+    reason: str = ""
+    parameters: int
+    metrics: dict[str, float]
+    epochs: tuple[EpochRecord, ...]
+    weights_sha256: str | None = None
+    provenance: Provenance
+
+
+class Manifest(Frozen):
+    """Names a checkpoint: which cell's, after which epoch, with which checksum."""
+
+    cell_id: str
+    spec_version: int
+    epoch: int
+    sha256: str
+    parameters: int
+    started: float
+    epochs: tuple[EpochRecord, ...]
+
+
+class Status(Frozen):
+    """Why a cell stopped without a receipt."""
+
+    state: Literal["failed", "cancelled"]
+    reason: str = ""
+    epoch: int = 0
+    time: float
+
+
+class Mirror(Frozen):
+    """What MLflow already has: in which run, how many epochs, and the state it was told."""
+
+    tracking_uri: str
+    run_id: str
+    epochs: int
+    state: str
+
+
+class Progress(Frozen):
+    """What the store knows about a cell, whatever its state."""
+
+    cell_id: str
+    state: State
+    reason: str = ""
+    epochs: tuple[EpochRecord, ...] = ()
+    parameters: int | None = None
+    receipt: Receipt | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last recorded epoch's metrics; empty before the first."""
+        return self.epochs[-1].metrics if self.epochs else {}
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Store:
+    """All reads and writes of one store.
+
+    Args:
+        uri: a local path or any fsspec URI (`s3://bucket/prefix`, `memory://x`).
+    """
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        self.uri = os.fspath(uri)
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri)
+        except (ValueError, ImportError, OSError) as error:
+            raise StoreError(f"store {self.uri}: {error}") from None
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    # -- whole files ---------------------------------------------------------------------------------------------
+
+    def path(self, *parts: str) -> str:
+        """The path of a file inside the store."""
+        return "/".join((self.root.rstrip("/"), *parts))
+
+    def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
+        """Writes a file so that readers see it whole or not at all.
+
+        `durable` also survives a power cut; checkpoints do without, as a torn one is detected and costs one interval.
+        """
+        path = self.path(*parts)
+        try:
+            if not self.local:
+                self.fs.pipe_file(path, data)
+                return
+            folder = os.path.dirname(path)
+            os.makedirs(folder, exist_ok=True)
+            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
+                raise
+        except OSError as error:
+            raise StoreError(f"store {self.uri}: cannot write {'/'.join(parts)}: {error.strerror or error}") from error
+
+    def read(self, *parts: str) -> bytes | None:
+        """A file's bytes, or None if there is none."""
+        try:
+            data: bytes = self.fs.cat_file(self.path(*parts))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"store {self.uri}: cannot read {'/'.join(parts)}: {error.strerror or error}") from error
+        return data
+
+    def check_writable(self) -> None:
+        """Raises StoreError unless a small file can be written, read back and removed."""
+        name = f".probe-{uuid.uuid4().hex[:8]}"
+        self.write(b"probe", name)
+        if self.read(name) != b"probe":
+            raise StoreError(f"store {self.uri}: what is written cannot be read back")
+        self.remove(name)
+
+    def remove(self, *parts: str) -> None:
+        """Removes a file or folder; it is no error if there is none."""
+        try:
+            self.fs.rm(self.path(*parts), recursive=True)
+        except FileNotFoundError:
+            pass
+
+    # -- small files with their own checksum -----------------------------------------------------------------------
+
+    def _write_model(self, model: BaseModel, *parts: str) -> None:
+        body = canonical_json(model)
+        text = f'{{"sha256":"{sha256(body.encode())}","content":{body}}}\n'
+        self.write(text.encode(), *parts)
+
+    def _read_model(self, model: type[M], *parts: str) -> M | None:
+        """A checked small file; a damaged one is set aside (kept, renamed) and counts as absent."""
+        data = self.read(*parts)
+        if data is None:
+            return None
+        try:
+            envelope = json.loads(data)
+            parsed = model.model_validate_json(json.dumps(envelope["content"]))
+            if sha256(canonical_json(parsed).encode()) != envelope["sha256"]:
+                raise ValueError("checksum mismatch")
+        except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
+            self._set_aside(*parts)
+            return None
+        return parsed
+
+    def _set_aside(self, *parts: str) -> None:
+        path = self.path(*parts)
+        try:
+            self.fs.mv(path, f"{path}.damaged-{int(time.time())}")
+        except FileNotFoundError:
+            pass
+
+    # -- receipts, status, mirror ------------------------------------------------------------------------------------
+
+    def receipt(self, cell: Cell | str) -> Receipt | None:
+        """The receipt of a cell, if it is whole and really that cell's."""
+        cell_id = cell if isinstance(cell, str) else cell.cell_id
+        receipt = self._read_model(Receipt, cell_id, "receipt.json")
+        if receipt is not None and receipt.cell.cell_id != cell_id:
+            self._set_aside(cell_id, "receipt.json")
+            return None
+        return receipt
+
+    def write_receipt(self, receipt: Receipt) -> None:
+        """Writes the receipt, the last file of a cell; then checkpoints and status are no longer needed."""
+        cell_id = receipt.cell.cell_id
+        self._write_model(receipt, cell_id, "receipt.json")
+        self.remove(cell_id, "status.json")
+        self.remove(cell_id, "checkpoints")
+
+    def finished(self, cells: Iterable[Cell]) -> frozenset[str]:
+        """Ids of the cells that have a receipt (finished or diverged: both are results)."""
+        present = self.cell_ids()
+        wanted = {cell.cell_id for cell in cells} & present
+        return frozenset(cell_id for cell_id in wanted if self.receipt(cell_id) is not None)
+
+    def cell_ids(self) -> set[str]:
+        """Ids of all cells that the store has anything about."""
+        try:
+            names = self.fs.ls(self.root, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except OSError as error:
+            raise StoreError(f"store {self.uri}: cannot be read: {error.strerror or error}") from error
+        stems = (name.rstrip("/").rsplit("/", 1)[-1] for name in names)
+        return {stem for stem in stems if len(stem) == 16 and set(stem) <= set("0123456789abcdef")}
+
+    def write_status(self, cell_id: str, status: Status) -> None:
+        """Notes why a cell stopped without finishing."""
+        self._write_model(status, cell_id, "status.json")
+
+    def clear_status(self, cell_id: str) -> None:
+        """Forgets why a cell stopped: it runs again."""
+        self.remove(cell_id, "status.json")
+
+    def mirror(self, cell_id: str) -> Mirror | None:
+        """What MLflow has of a cell."""
+        return self._read_model(Mirror, cell_id, "mirror.json")
+
+    def write_mirror(self, cell_id: str, mirror: Mirror) -> None:
+        """Notes what MLflow has of a cell."""
+        self._write_model(mirror, cell_id, "mirror.json")
+
+    def write_cell(self, cell: Cell) -> None:
+        """Writes the cell itself, indented, for people."""
+        if self.read(cell.cell_id, "cell.json") is None:
+            self.write(cell.model_dump_json(indent=2).encode() + b"\n", cell.cell_id, "cell.json")
+
+    def cell(self, cell_id: str) -> Cell | None:
+        """The cell of that id, if its file is whole and has that name."""
+        data = self.read(cell_id, "cell.json")
+        if data is None:
+            return None
+        try:
+            cell = Cell.model_validate_json(data)
+        except ValidationError:
+            return None
+        return cell if cell.cell_id == cell_id else None
+
+    def progress(self, cell_id: str) -> Progress | None:
+        """All that is known about a cell, or None if the store has nothing of it."""
+        receipt = self.receipt(cell_id)
+        if receipt is not None:
+            return Progress(
+                cell_id=cell_id, state=receipt.state, reason=receipt.reason, epochs=receipt.epochs,
+                parameters=receipt.parameters, receipt=receipt,
+            )  # fmt: skip
+        manifest = next(iter(self._manifests(cell_id)), None)
+        status = self._read_model(Status, cell_id, "status.json")
+        if manifest is None and status is None:
+            return None
+        return Progress(
+            cell_id=cell_id,
+            state=status.state if status else "unfinished",
+            reason=status.reason if status else "",
+            epochs=manifest.epochs if manifest else (),
+            parameters=manifest.parameters if manifest else None,
+        )
+
+    # -- checkpoints and weights ---------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, manifest: Manifest, payload: bytes) -> None:
+        """Writes a checkpoint, then its manifest; older ones than the last two go."""
+        cell_id, stem = manifest.cell_id, f"{manifest.epoch:06d}"
+        self.write(payload, cell_id, "checkpoints", f"{stem}.pt", durable=False)
+        self._write_model(manifest, cell_id, "checkpoints", f"{stem}.json")
+        for old in self._checkpoint_epochs(cell_id)[KEPT_CHECKPOINTS:]:
+            self.remove(cell_id, "checkpoints", f"{old:06d}.json")
+            self.remove(cell_id, "checkpoints", f"{old:06d}.pt")
+
+    def load_checkpoint(self, cell: Cell) -> tuple[Manifest, bytes] | None:
+        """The newest whole checkpoint of a cell; damaged ones are set aside and the one before is taken."""
+        for manifest in self._manifests(cell.cell_id):
+            stem = f"{manifest.epoch:06d}"
+            payload = self.read(cell.cell_id, "checkpoints", f"{stem}.pt")
+            same = manifest.cell_id == cell.cell_id and manifest.spec_version == cell.spec_version
+            if same and payload is not None and sha256(payload) == manifest.sha256:
+                return manifest, payload
+            self._set_aside(cell.cell_id, "checkpoints", f"{stem}.json")
+            self._set_aside(cell.cell_id, "checkpoints", f"{stem}.pt")
+        return None
+
+    def _checkpoint_epochs(self, cell_id: str) -> list[int]:
+        try:
+            names = self.fs.ls(self.path(cell_id, "checkpoints"), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        stems = (name.rsplit("/", 1)[-1] for name in names if name.endswith(".json"))
+        return sorted((int(s[:-5]) for s in stems if s[:-5].isdigit()), reverse=True)
+
+    def _manifests(self, cell_id: str) -> Iterable[Manifest]:
+        for epoch in self._checkpoint_epochs(cell_id):
+            manifest = self._read_model(Manifest, cell_id, "checkpoints", f"{epoch:06d}.json")
+            if manifest is not None:
+                yield manifest
+
+    def write_weights(self, cell_id: str, data: bytes) -> str:
+        """Writes the finished model's safetensors; returns their checksum, which the receipt then names."""
+        self.write(data, cell_id, "weights.safetensors")
+        return sha256(data)
+
+    def weights(self, receipt: Receipt) -> bytes:
+        """The weights that a receipt names. Raises StoreError if they are missing or damaged."""
+        cell_id = receipt.cell.cell_id
+        data = self.read(cell_id, "weights.safetensors")
+        if data is None or sha256(data) != receipt.weights_sha256:
+            raise StoreError(f"store {self.uri}: the weights of cell {cell_id} are missing or damaged")
+        return data
+
+
+def provenance_versions() -> dict[str, Any]:
+    """Names and versions of the packages that can change a number."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pld_grid")}
