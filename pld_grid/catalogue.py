@@ -38,12 +38,12 @@ class Catalogue:
 
     `models` are timm's architectures. `pretrained_classes(architecture, tag)` gives the class count of published
     weights, or None if timm has no such tag; `tags(architecture)` lists the valid ones. `optimizers` maps a name to
-    the keywords that its class takes (timm itself drops unknown ones silently).
+    the keywords that its class takes, with their defaults (timm itself drops unknown ones silently).
     """
 
     losses: Mapping[str, LossInfo]
     datasets: Mapping[str, DatasetInfo]
-    optimizers: Mapping[str, frozenset[str]]
+    optimizers: Mapping[str, Mapping[str, Any]]
     models: frozenset[str]
     tags: Callable[[str], tuple[str, ...]]
     pretrained_classes: Callable[[str, str], int | None]

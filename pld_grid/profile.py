@@ -114,7 +114,15 @@ class Profile:
                     f"{listing(self.file.optimizers)}"
                 )
             raise ValueError(f'unknown optimizer "{name}"; valid: {_names(name, self.file.optimizers)}')
-        return Optimizer(name=name, **settings.model_dump())
+        # timm's defaults become part of the cell: if they change, so does its name.
+        options = {**self.catalogue.optimizers[name], **settings.options}
+        return Optimizer(
+            name=name,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            decay_norm_and_bias=settings.decay_norm_and_bias,
+            options=options,
+        )
 
     def student(self, name: str) -> Model:
         """The model of that name, to be trained from scratch. Raises ValueError for an unknown one."""

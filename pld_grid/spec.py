@@ -105,7 +105,7 @@ class Optimizer(Frozen):
         Flag,
         OpenQuestion("Whether norm and bias parameters decay is not stated; timm's default exempts them."),
     ] = False
-    options: dict[str, Scalar | list[float]] = {}
+    options: dict[str, Scalar | list[float] | None] = {}
 
 
 class Pretrained(Frozen):

@@ -1,0 +1,1 @@
+"""The torch side: losses, models, data and the one training loop. Knows neither Ray nor MLflow."""

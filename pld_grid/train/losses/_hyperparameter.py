@@ -5,7 +5,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 _CHECK = "check"
 
@@ -13,7 +13,7 @@ _CHECK = "check"
 class Check(Protocol):
     """Turns a given value into the stored one, or raises ValueError naming the valid ones."""
 
-    def __call__(self, name: str, value: object) -> float | str: ...
+    def __call__(self, owner: str, name: str, value: object) -> float | str: ...
 
 
 class Hyperparameter(NamedTuple):
@@ -43,8 +43,8 @@ def number(
     low = f"[{at_least:g}" if at_least > -math.inf else f"({above:g}"
     high = f"{at_most:g}]" if at_most < math.inf else f"{below:g})"
 
-    def check(name: str, value: object) -> float:
-        message = f"{name} must be a finite number in {low}, {high}, got {value!r}"
+    def check(owner: str, name: str, value: object) -> float:
+        message = f"{owner}: {name} must be a finite number in {low}, {high}, got {value!r}"
         # bool is an int to Python, but `tau: yes` in a YAML file is a mistake.
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(message)
@@ -64,9 +64,9 @@ def choice(default: str, *, among: Iterable[str]) -> Any:
     """A dataclass field that holds one word of a list."""
     words = tuple(among)
 
-    def check(name: str, value: object) -> str:
+    def check(owner: str, name: str, value: object) -> str:
         if not isinstance(value, str) or value not in words:
-            raise ValueError(refuse(f"unknown {name}", value, words))
+            raise ValueError(refuse(f"{owner}: unknown {name}", value, words))
         return value
 
     return dataclasses.field(default=default, metadata={_CHECK: check})
@@ -88,10 +88,9 @@ def declared(owner: Any) -> tuple[dataclasses.Field[Any], ...]:
 def checked(field: dataclasses.Field[Any], owner: str, value: object) -> float | str:
     """The value to store in a field, after its check."""
     check: Check = field.metadata[_CHECK]
-    return check(f"{owner}: {field.name}", value)
+    return check(owner, field.name, value)
 
 
 def default_of(field: dataclasses.Field[Any]) -> float | str:
     """A field's default, as typed: number() and choice() always give one."""
-    default: float | str = field.default
-    return default
+    return cast("float | str", field.default)

@@ -152,7 +152,7 @@ def _rank_packed(logits_NC: Tensor, target_N1: Tensor) -> Tensor:
     # Subtracting from 0.0 rather than negating makes -0.0 and 0.0 the same bits, hence a tie.
     bits_NC = (0.0 - logits_NC).view(torch.int32)
     # Flipping the magnitude of the negative ones makes integer order equal float order.
-    order_NC = bits_NC ^ ((bits_NC >> 31) & 0x7FFFFFFF)
+    order_NC = (bits_NC >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits_NC)
     order_NC.scatter_(1, target_N1, torch.iinfo(torch.int32).min)
     class_C = torch.arange(logits_NC.shape[1])
     packed_NC = order_NC.long().bitwise_left_shift_(32).bitwise_or_(class_C)

@@ -54,22 +54,21 @@ _WEIGHTS = {
 }
 
 
-def _suffix(values_NC: Tensor) -> Tensor:
-    """Column k holds the sum over the columns k..C."""
-    return values_NC.flip(1).cumsum(1).flip(1)
-
-
 def _plain(ranked_NC: Tensor, weight_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss per sample and its gradient, for shifted logits in [-600, 0]."""
+    """Loss per sample and its gradient, for shifted float64 logits in [-600, 0].
+
+    In place where it can be: at this size, fresh memory costs more than arithmetic.
+    """
     exp_NC = ranked_NC.exp()
-    suffix_NC = _suffix(exp_NC)
-    loss_N = (suffix_NC.log() - ranked_NC).mul_(weight_NC).sum(1)
-    gradient_NC = (weight_NC / suffix_NC).cumsum_(1).mul_(exp_NC).sub_(weight_NC)
-    return loss_N, gradient_NC
+    suffix_NC = exp_NC.flip(1).cumsum_(1).flip(1)
+    loss_N = suffix_NC.log().sub_(ranked_NC).mul_(weight_NC).sum(1)
+    gradient_NC = suffix_NC.reciprocal_().mul_(weight_NC).cumsum_(1)
+    return loss_N, gradient_NC.mul_(exp_NC).sub_(weight_NC)
 
 
 def _in_log_space(ranked_NC: Tensor, log_weight_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The same for shifted logits of any size: nothing is exponentiated before it is small."""
+    log_weight_NC = log_weight_NC.double()
     weight_NC = log_weight_NC.exp()
     log_suffix_NC = ranked_NC.flip(1).logcumsumexp(1).flip(1)
     loss_N = ((log_suffix_NC - ranked_NC) * weight_NC).sum(1)
@@ -90,9 +89,9 @@ class _PlackettLuce(torch.autograd.Function):
     ) -> Tensor:
         largest_N1 = student_NC.amax(dim=1, keepdim=True)
         # In float64: float32 suffix sums of a thousand classes lose more digits than they keep.
-        ranked_NC = student_NC.gather(1, ranking_NC).double() - largest_N1
+        ranked_NC = student_NC.gather(1, ranking_NC).double().sub_(largest_N1)
         evaluate = _in_log_space if log_space else _plain
-        loss_N, gradient_NC = evaluate(ranked_NC, weight_NC.double())
+        loss_N, gradient_NC = evaluate(ranked_NC, weight_NC)
         by_class_NC = torch.empty_like(student_NC)
         by_class_NC.scatter_(1, ranking_NC, gradient_NC.to(student_NC.dtype))
         ctx.save_for_backward(by_class_NC)
@@ -128,7 +127,9 @@ class PlackettLuceDistillation(DistillationLoss):
         log_space = not _spread_is_ordinary(distilled_NC.detach())
         weigh = _WEIGHTS[self.weights]
         weight_NC = weigh(teacher, self.tau, self.standardizes_teacher, log_space)
-        return _PlackettLuce.apply(distilled_NC, teacher.ranking(), weight_NC, log_space)
+        ranking_NC = teacher.ranking()
+        loss: Tensor = _PlackettLuce.apply(distilled_NC, ranking_NC, weight_NC, log_space)
+        return loss
 
 
 def _spread_is_ordinary(student_NC: Tensor) -> bool:

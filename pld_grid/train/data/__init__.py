@@ -1,0 +1,54 @@
+"""The datasets: one file each, found by its name. A new dataset is one new file here.
+
+A dataset module defines `INFO` (a `DatasetInfo`) and `load(dataset, recipe, folder) -> Splits`.
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Protocol, cast
+
+from pld_grid.catalogue import DatasetInfo
+from pld_grid.spec import Dataset, Recipe
+from pld_grid.train.data._split import DataError, Split, Splits
+
+__all__ = ["DataError", "Split", "Splits", "available", "dataset_module", "load"]
+
+
+class DatasetModule(Protocol):
+    """What a dataset file offers."""
+
+    INFO: DatasetInfo
+
+    def load(self, dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
+        """Both splits. Raises DataError if the data is missing or not what it should be."""
+
+
+def available() -> tuple[str, ...]:
+    """The names of all datasets, sorted: the file stems that do not start with an underscore."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def dataset_module(name: str) -> DatasetModule:
+    """The module of a dataset. Raises ValueError for an unknown name."""
+    if name not in available():
+        raise ValueError(f'unknown dataset "{name}"; valid: {", ".join(available())}')
+    return cast(DatasetModule, importlib.import_module(f"{__name__}.{name}"))
+
+
+def load(dataset: Dataset, recipe: Recipe, folder: Path | None = None) -> Splits:
+    """Loads a dataset's splits.
+
+    Args:
+        folder: where the data lies, for datasets that are not part of a package.
+
+    Raises:
+        DataError: the folder is missing or does not hold the dataset.
+    """
+    module = dataset_module(dataset.name)
+    if module.INFO.needs_folder:
+        if folder is None:
+            raise DataError(f"dataset {dataset.name} needs a data folder (--data-dir)")
+        if not folder.is_dir():
+            raise DataError(f"dataset {dataset.name}: no such folder: {folder}")
+    return module.load(dataset, recipe, folder)

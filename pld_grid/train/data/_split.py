@@ -1,0 +1,118 @@
+"""A split: images by index, as whole micro-batches of uint8 pixels. Normalisation happens on the device.
+
+Shape suffixes: N images, C channels, H and W pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from pld_grid.spec import Augmentation
+from pld_grid.train.randomness import uniforms
+
+Indices = npt.NDArray[np.int64]
+DRAWS = 5
+
+
+class DataError(ValueError):
+    """The data is missing, damaged or not what the profile says."""
+
+
+class Split(Protocol):
+    """One split of a dataset."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def batch(self, indices: Indices, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) uint8 and labels (N,) int64; random only in (seed, epoch, index)."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training images, augmented, and validation images, as the recipe prepares them."""
+
+    train: Split
+    validation: Split
+
+
+class ArraySplit:
+    """A split that fits in memory.
+
+    Args:
+        images_NCHW: uint8 pixels at the final size.
+        target_N: labels.
+        augmentation: None for validation.
+    """
+
+    def __init__(self, images_NCHW: Tensor, target_N: Tensor, augmentation: Augmentation | None = None) -> None:
+        self.images_NCHW, self.target_N, self.augmentation = images_NCHW.contiguous(), target_N.long(), augmentation
+
+    def __len__(self) -> int:
+        return len(self.target_N)
+
+    def batch(self, indices: Indices, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """See `Split.batch`."""
+        index_N = torch.from_numpy(indices)
+        images_NCHW = self.images_NCHW[index_N]
+        if self.augmentation is not None:
+            images_NCHW = augment(images_NCHW, self.augmentation, uniforms(seed, epoch, indices, DRAWS))
+        return images_NCHW, self.target_N[index_N]
+
+
+def augment(images_NCHW: Tensor, augmentation: Augmentation, draws_ND: npt.NDArray[np.float64]) -> Tensor:
+    """Augmented images of the same size; image n uses the uniform numbers of row n."""
+    if augmentation.crop == "padded":
+        images_NCHW = _padded_crop(images_NCHW, augmentation.padding, draws_ND[:, 0], draws_ND[:, 1])
+    elif augmentation.crop == "random_resized":
+        size = images_NCHW.shape[-1]
+        images_NCHW = torch.stack(
+            [random_resized_crop(i, size, augmentation, d) for i, d in zip(images_NCHW, draws_ND, strict=True)]
+        )
+    if augmentation.horizontal_flip:
+        flip_N = torch.from_numpy(draws_ND[:, 4] < 0.5)
+        images_NCHW = torch.where(flip_N[:, None, None, None], images_NCHW.flip(-1), images_NCHW)
+    return images_NCHW
+
+
+def _padded_crop(
+    images_NCHW: Tensor, padding: int, row_draw_N: npt.NDArray[np.float64], column_draw_N: npt.NDArray[np.float64]
+) -> Tensor:
+    """Zero-pads by `padding` and cuts out a window of the old size at a random place."""
+    n, channels, height, width = images_NCHW.shape
+    padded = torch.nn.functional.pad(images_NCHW, (padding,) * 4)
+    top = torch.from_numpy((row_draw_N * (2 * padding + 1)).astype(np.int64))
+    left = torch.from_numpy((column_draw_N * (2 * padding + 1)).astype(np.int64))
+    rows = (top[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(width))[:, None, None, :]
+    sample = torch.arange(n)[:, None, None, None]
+    channel = torch.arange(channels)[None, :, None, None]
+    return padded[sample, channel, rows, columns]
+
+
+def random_resized_crop(
+    image_CHW: Tensor, size: int, augmentation: Augmentation, draws_D: npt.NDArray[np.float64]
+) -> Tensor:
+    """A random part of an image (area and aspect ratio as in Inception), resized to (size, size), bicubic.
+
+    One draw each for area, aspect ratio and place; a part that does not fit is clipped to the image, where
+    torchvision would draw again: the number of draws must not depend on the image.
+    """
+    height, width = image_CHW.shape[-2:]
+    low, high = augmentation.scale
+    area = height * width * (low + (high - low) * draws_D[2])
+    log_low, log_high = np.log(augmentation.ratio)
+    ratio = float(np.exp(log_low + (log_high - log_low) * draws_D[3]))
+    crop_width = min(max(round((area * ratio) ** 0.5), 1), width)
+    crop_height = min(max(round((area / ratio) ** 0.5), 1), height)
+    top = int(draws_D[0] * (height - crop_height + 1))
+    left = int(draws_D[1] * (width - crop_width + 1))
+    return F.resized_crop(
+        image_CHW, top, left, crop_height, crop_width, [size, size], InterpolationMode.BICUBIC, antialias=True
+    )

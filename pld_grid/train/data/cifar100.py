@@ -1,0 +1,32 @@
+"""CIFAR-100 from a local folder, in torchvision's layout (`cifar-100-python/`); nothing is downloaded."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR100
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from pld_grid.catalogue import DatasetInfo
+from pld_grid.spec import Augmentation, Dataset, Recipe
+from pld_grid.train.data._split import ArraySplit, DataError, Splits
+
+INFO = DatasetInfo(name="cifar100", num_classes=100, channels=3, needs_folder=True)
+
+
+def load(dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
+    """The official splits (50,000 / 10,000 images). Raises DataError if the folder does not hold them whole."""
+
+    def split(train: bool, augmentation: Augmentation | None) -> ArraySplit:
+        try:
+            data = CIFAR100(str(folder), train=train, download=False)
+        except (RuntimeError, OSError, EOFError) as error:
+            raise DataError(f"dataset cifar100: {folder} does not hold CIFAR-100 whole: {error}") from None
+        images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2)
+        if images.shape[-1] != dataset.image_size:
+            size = [dataset.image_size, dataset.image_size]
+            images = F.resize(images, size, InterpolationMode.BICUBIC, antialias=True)
+        return ArraySplit(images, torch.tensor(data.targets), augmentation)
+
+    return Splits(train=split(True, recipe.augmentation), validation=split(False, None))
