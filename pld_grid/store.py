@@ -348,12 +348,15 @@ class Store:
         self.write(data, cell_id, "weights.safetensors")
         return sha256(data)
 
-    def weights(self, receipt: Receipt) -> bytes:
-        """The weights that a receipt names. Raises StoreError if they are missing or damaged."""
-        cell_id = receipt.cell.cell_id
-        data = self.read(cell_id, "weights.safetensors")
+    def weights_of(self, cell: Cell) -> bytes:
+        """A finished cell's weights. Raises StoreError if it is not finished, or they are missing or damaged."""
+        receipt = self.receipt(cell)
+        if receipt is None or receipt.weights_sha256 is None:
+            state = "has no receipt" if receipt is None else f"is {receipt.state}"
+            raise StoreError(f"store {self.uri}: cell {cell.cell_id} ({cell.student.architecture}) {state}")
+        data = self.read(cell.cell_id, "weights.safetensors")
         if data is None or sha256(data) != receipt.weights_sha256:
-            raise StoreError(f"store {self.uri}: the weights of cell {cell_id} are missing or damaged")
+            raise StoreError(f"store {self.uri}: the weights of cell {cell.cell_id} are missing or damaged")
         return data
 
 

@@ -1,0 +1,26 @@
+"""The mirror: MLflow shows what the store holds, and never the other way round.
+
+`Tracker` brings MLflow up to date with the store, one cell at a time, as often as one likes: what MLflow already has
+is not logged again. `Mirrorer` does so in the background while cells train. `records` reads the numbers back. When
+MLflow is away, nothing is lost but the sight of it: the store keeps everything.
+
+This package is the only importer of mlflow, and loads it when first used.
+"""
+
+from pld_grid.track.mirrorer import Mirrorer
+from pld_grid.track.runs import records
+from pld_grid.track.server import EXPERIMENT, default_tracking_uri, prepare_database, public_uri, ui_command
+from pld_grid.track.submission import Submission
+from pld_grid.track.tracker import Tracker
+
+__all__ = [
+    "EXPERIMENT",
+    "Mirrorer",
+    "Submission",
+    "Tracker",
+    "default_tracking_uri",
+    "prepare_database",
+    "public_uri",
+    "records",
+    "ui_command",
+]

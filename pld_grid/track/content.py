@@ -1,0 +1,137 @@
+"""What MLflow shows of a cell: run name, parameters and tags, and the record that the tags give back."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import yaml
+
+from pld_grid.records import Record
+from pld_grid.spec import Cell, canonical_json, digest
+from pld_grid.store import Progress, Receipt, State
+
+PREFIX = "pld_grid."
+CELL_ID = f"{PREFIX}cell_id"
+GRIDS = f"{PREFIX}grids"
+STATE = f"{PREFIX}state"
+RECEIPT = f"{PREFIX}receipt_sha256"
+LOGGED = f"{PREFIX}logged_epoch"
+LONGEST = 5000  # characters that every MLflow backend takes in a tag
+SUBMISSION_ID = f"{PREFIX}submission_id"
+PROFILE = f"{PREFIX}profile"
+PARENT = "mlflow.parentRunId"
+
+STATUS: Mapping[str, str] = {
+    "finished": "FINISHED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+    "cancelled": "KILLED",
+    "unfinished": "RUNNING",
+    "running": "RUNNING",
+}
+
+# MLflow's table is read by people: "loss" rather than "loss.name". The first prefix that fits is replaced.
+_SHORTER = (
+    ("dataset.name", "dataset"),
+    ("student.architecture", "student"),
+    ("student.options.", "student."),
+    ("loss.name", "loss"),
+    ("loss.hyperparameters.", "loss."),
+    ("loss.standardization", "standardization"),
+    ("optimizer.name", "optimizer"),
+    ("optimizer.learning_rate", "learning_rate"),
+    ("optimizer.options.", "optimizer."),
+    ("recipe.", ""),
+)
+
+
+def title(cell: Cell) -> str:
+    """A run name that tells cells of one grid apart: `student <- teacher · pld tau=1 · lamb · seed 0`."""
+    models = cell.student.architecture
+    if cell.is_measurement:
+        return f"{models} · published weights"
+    if cell.teacher is not None:
+        models += f" <- {cell.teacher.student.architecture}"
+    loss = [cell.loss.name, *(f"{name}={_brief(value)}" for name, value in cell.loss.hyperparameters.items())]
+    if cell.loss.standardization != "none":
+        loss.append(f"standardization={cell.loss.standardization}")
+    return " · ".join((models, " ".join(loss), cell.optimizer.name, f"seed {cell.seed}"))[:250]
+
+
+def params(cell: Cell) -> dict[str, str]:
+    """The whole cell, flattened; of its teacher only what names it, as the teacher has a run of its own."""
+    flat = {_shorter(key): value for key, value in _flatten(cell.model_dump(mode="json", exclude={"teacher"}), "")}
+    teacher = cell.teacher
+    flat["teacher"] = teacher.student.architecture if teacher else "none"
+    if teacher is not None:
+        flat["teacher.cell_id"] = teacher.cell_id
+        flat["teacher.epochs"] = str(teacher.epochs)
+        if teacher.student.pretrained is not None:
+            flat["teacher.pretrained.tag"] = teacher.student.pretrained.tag
+    return flat
+
+
+def tags(cell: Cell, progress: Progress | None) -> dict[str, str]:
+    """Everything that a record holds, in one batch of tags, so that MLflow never shows half of a change.
+
+    The last epoch's metrics are repeated here, because a metric's latest value in MLflow need not belong to the
+    store's last epoch: after a damaged checkpoint, that epoch lies further back.
+    """
+    found = {CELL_ID: cell.cell_id, f"{PREFIX}spec_version": str(cell.spec_version)}
+    if progress is not None:
+        receipt = progress.receipt
+        found |= {
+            STATE: progress.state,
+            f"{PREFIX}reason": progress.reason[:LONGEST],
+            f"{PREFIX}epoch": str(progress.epochs[-1].epoch if progress.epochs else 0),
+            f"{PREFIX}metrics": json.dumps(progress.metrics),
+            f"{PREFIX}parameters": "" if progress.parameters is None else str(progress.parameters),
+            f"{PREFIX}commit": receipt.provenance.commit if receipt else "",
+            RECEIPT: digest(receipt) if receipt else "",
+        }
+    return found
+
+
+def record(run_id: str, found: Mapping[str, str]) -> Record | None:
+    """The record that a run's tags stand for; None for another run, or a cell without any progress yet."""
+    if CELL_ID not in found or STATE not in found:
+        return None
+    parameters = found[f"{PREFIX}parameters"]
+    return Record(
+        cell_id=found[CELL_ID],
+        state=cast(State, found[STATE]),
+        reason=found[f"{PREFIX}reason"],
+        epoch=int(found[f"{PREFIX}epoch"]),
+        metrics=json.loads(found[f"{PREFIX}metrics"]),
+        parameters=int(parameters) if parameters else None,
+        commit=found[f"{PREFIX}commit"],
+        run_id=run_id,
+    )
+
+
+def artifacts(receipt: Receipt) -> dict[str, bytes]:
+    """The small files of a finished cell's run."""
+    text = yaml.safe_dump(receipt.cell.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    pretty = json.dumps(json.loads(canonical_json(receipt)), indent=2)
+    return {"cell.yaml": text.encode(), "receipt.json": pretty.encode() + b"\n"}
+
+
+def _flatten(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flatten(part, f"{key}.{name}" if key else name)
+    elif value is None:
+        yield key, "none"
+    else:
+        yield key, value if isinstance(value, str) else json.dumps(value)
+
+
+def _shorter(key: str) -> str:
+    for long, short in _SHORTER:
+        if key.startswith(long):
+            return short + key.removeprefix(long)
+    return key
+
+
+def _brief(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,392 @@
+"""Brings MLflow up to date with the store, and reads records back."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pld_grid.errors import StoreError, TrackingError
+from pld_grid.spec import SPEC_VERSION, Cell, Scalar
+from pld_grid.store import EpochRecord, Mirror, Progress, Receipt, Store
+from pld_grid.track import content, submission
+from pld_grid.track.content import (
+    CELL_ID,
+    GRIDS,
+    LOGGED,
+    PARENT,
+    PREFIX,
+    PROFILE,
+    RECEIPT,
+    STATE,
+    STATUS,
+    SUBMISSION_ID,
+)
+from pld_grid.track.runs import index, stream
+from pld_grid.track.server import EXPERIMENT, connect, experiment_id, prepare_database, public_uri, reporting
+from pld_grid.track.submission import Submission
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500  # metrics per request: MLflow takes 1000 metrics, parameters and tags together, and 1 MB
+
+
+class Tracker:
+    """The mirror of one store in one experiment of one MLflow.
+
+    Everything it logs is a function of the store, and it asks MLflow what it has before it logs: so it may be
+    interrupted anywhere, repeated, and run by several processes. Cells that stores share have one run in MLflow,
+    which keeps the metrics of whoever logged an epoch first.
+
+    Args:
+        store: what to mirror.
+        tracking_uri: any that MLflow understands. Nothing is contacted before the first `sync`.
+        experiment: MLflow's name for the set of runs; created when missing, and shared by any number of stores.
+    """
+
+    def __init__(self, store: Store, tracking_uri: str, experiment: str = EXPERIMENT) -> None:
+        self.store = store
+        self.tracking_uri = tracking_uri
+        self.experiment = experiment
+        self.address = f"{public_uri(tracking_uri)}#{experiment}"
+        self._connection: tuple[MlflowClient, str] | None = None
+        self._submissions: dict[str, Submission] | None = None
+        self._lock = threading.Lock()  # the driver starts submissions while the mirror's thread reads them
+
+    # -- submissions: written to the store only, so these neither wait for MLflow nor fail with it ----------------
+
+    def start_submission(
+        self,
+        name: str,
+        *,
+        profile: str,
+        cells: Mapping[str, Iterable[str]],
+        trained: Iterable[str],
+        summary: Mapping[str, Scalar] | None = None,
+    ) -> Submission:
+        """Notes that cells were asked for. The next `sync` of its id, or of a cell it trains, makes its run.
+
+        Args:
+            name: the run's name.
+            profile: the profile's name.
+            cells: the grids of every cell wanted, by cell id, finished ones included.
+            trained: ids of those that this submission trains; their runs become children of its run.
+            summary: counts and the like; they become the run's parameters.
+        """
+        started = Submission(
+            submission_id=submission.new_id(),
+            name=name,
+            profile=profile,
+            cells={cell_id: tuple(grids) for cell_id, grids in cells.items()},
+            trained=tuple(trained),
+            summary=dict(summary or {}),
+            started=time.time(),
+        )
+        self._keep(started)
+        return started
+
+    def end_submission(self, started: Submission, state: Literal["finished", "failed", "cancelled"]) -> Submission:
+        """Notes how a submission ended; the next `sync` of its id tells MLflow."""
+        ended = started.model_copy(update={"state": state, "ended": time.time()})
+        self._keep(ended)
+        return ended
+
+    def _keep(self, changed: Submission) -> None:
+        submission.write(self.store, changed)
+        with self._lock:
+            if self._submissions is not None:
+                self._submissions[changed.submission_id] = changed
+
+    def _known_submissions(self) -> dict[str, Submission]:
+        with self._lock:
+            if self._submissions is None:
+                self._submissions = {each.submission_id: each for each in submission.load(self.store)}
+            return self._submissions
+
+    def _submissions_of(self, cell_id: str) -> list[Submission]:
+        """Those that wanted a cell, oldest first."""
+        known = self._known_submissions()
+        with self._lock:
+            return [each for each in known.values() if cell_id in each.cells]
+
+    # -- mirroring ----------------------------------------------------------------------------------------------
+
+    def sync(self, item: str) -> None:
+        """Brings the run of a cell id or submission id up to date.
+
+        Raises:
+            TrackingError: MLflow could not be reached or refused; nothing is lost, call again later.
+            StoreError: the store could not be read.
+        """
+        with self._reporting():
+            known = self._known_submissions().get(item)
+            if known is not None:
+                self._sync_submission(known)
+            else:
+                self._sync_cell(item)
+
+    def outdated(self) -> list[str]:
+        """Submissions and cells of the store that MLflow lacks or has an older state of; one search for all."""
+        with self._lock:
+            self._submissions = None  # other drivers may have added some
+        found: list[str] = []
+        with self._reporting():
+            client, experiment = self._connected()
+            runs = index(stream(client, experiment))
+            for known in list(self._known_submissions().values()):
+                run = runs.get(known.submission_id)
+                if run is None or run.info.status != STATUS[known.state]:
+                    found.append(known.submission_id)
+            for cell_id in sorted(self.store.cell_ids()):
+                if not self._is_current(cell_id, runs.get(cell_id)):
+                    found.append(cell_id)
+        return found
+
+    def sync_all(self) -> int:
+        """Replays everything that MLflow lacks; returns how many cells and submissions that were.
+
+        Raises:
+            TrackingError: with how many are left, and why the first of them is.
+        """
+        waiting = self.outdated()
+        failures: list[TrackingError | StoreError] = []
+        for done, item in enumerate(waiting):
+            try:
+                self.sync(item)
+            except (TrackingError, StoreError) as error:
+                failures.append(error)
+                if not self.reachable():
+                    raise TrackingError(f"{error} ({len(waiting) - done + len(failures) - 1} not mirrored)") from error
+        if failures:
+            raise TrackingError(f"{failures[0]} ({len(failures)} of {len(waiting)} not mirrored)") from failures[0]
+        return len(waiting)
+
+    def reachable(self) -> bool:
+        """Whether MLflow answers at all: tells an outage from a cell that it refuses."""
+        try:
+            with self._reporting():
+                self._connected()[0].search_experiments(max_results=1)
+        except TrackingError:
+            return False
+        return True
+
+    def _sync_cell(self, cell_id: str) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        progress = self.store.progress(cell_id)
+        cell = _cell(self.store, cell_id, progress)
+        if cell is None:
+            return
+        client, _ = self._connected()
+        run = self._run_of_cell(cell, progress)
+        run_id, had = run.info.run_id, run.data.tags
+        epochs = _news(progress, had)
+        if (
+            progress is not None
+            and progress.receipt is not None
+            and had.get(RECEIPT) != content.tags(cell, progress)[RECEIPT]
+        ):
+            self._upload(run_id, progress.receipt)
+
+        metrics = [
+            Metric(name, value, timestamp=int(epoch.time * 1000), step=epoch.epoch)
+            for epoch in epochs
+            for name, value in epoch.metrics.items()
+        ]
+        tags = [RunTag(k, v) for k, v in self._tags(cell, progress, had).items() if had.get(k) != v]
+        params = [Param(k, v) for k, v in content.params(cell).items() if k not in run.data.params]
+        # The tags say how far the metrics go, so they travel with the last of them and never before.
+        while len(metrics) > BATCH:
+            client.log_batch(run_id, metrics=metrics[:BATCH])
+            metrics = metrics[BATCH:]
+        client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+
+        state = progress.state if progress else "unfinished"
+        self._tell_status(run, STATUS[state], _ended(progress))
+        mirror = Mirror(
+            tracking_uri=self.address, run_id=run_id, epochs=len(progress.epochs) if progress else 0, state=state
+        )
+        if self.store.mirror(cell_id) != mirror:
+            self.store.write_mirror(cell_id, mirror)
+
+    def _sync_submission(self, known: Submission) -> None:
+        run = self._run_of_submission(known)
+        self._tell_status(run, STATUS[known.state], known.ended)
+
+    def _tell_status(self, run: "Run", status: str, ended: float | None) -> None:
+        client, _ = self._connected()
+        if run.info.status == status:
+            return
+        if status == "RUNNING":
+            client.update_run(run.info.run_id, status=status)
+        else:
+            client.set_terminated(run.info.run_id, status=status, end_time=int((ended or time.time()) * 1000))
+
+    def _tags(self, cell: Cell, progress: Progress | None, had: Mapping[str, str]) -> dict[str, str]:
+        """All tags that the run should have, given those it has."""
+        tags = content.tags(cell, progress)
+        wanted_by = self._submissions_of(cell.cell_id)
+        grids = {grid for each in wanted_by for grid in each.cells[cell.cell_id]}
+        # Another store may have asked for the same cell under other grids: its share stays.
+        grids |= set(filter(None, had.get(GRIDS, "").split(",")))
+        tags[GRIDS] = ",".join(sorted(grids))
+        if wanted_by:
+            tags[PROFILE] = wanted_by[-1].profile
+        if progress is not None and progress.epochs:
+            tags[LOGGED] = str(max(progress.epochs[-1].epoch, int(had.get(LOGGED, -1))))
+        return tags
+
+    def _is_current(self, cell_id: str, run: "Run | None") -> bool:
+        mirror = self.store.mirror(cell_id)
+        if run is None or mirror is None or (mirror.run_id, mirror.tracking_uri) != (run.info.run_id, self.address):
+            return run is None and _cell(self.store, cell_id, self.store.progress(cell_id)) is None
+        had = run.data.tags
+        if mirror.state in ("finished", "diverged"):
+            # Final: no need to read the receipt, which makes this fast where nearly every cell is done.
+            grids = {grid for each in self._submissions_of(cell_id) for grid in each.cells[cell_id]}
+            same = had.get(STATE) == mirror.state and run.info.status == STATUS[mirror.state]
+            return same and grids <= set(had.get(GRIDS, "").split(","))
+        progress = self.store.progress(cell_id)
+        cell = _cell(self.store, cell_id, progress)
+        if cell is None:
+            return True
+        state = progress.state if progress else "unfinished"
+        wanted = self._tags(cell, progress, had)
+        return run.info.status == STATUS[state] and all(had.get(name) == value for name, value in wanted.items())
+
+    def _upload(self, run_id: str, receipt: Receipt) -> None:
+        client, _ = self._connected()
+        files = content.artifacts(receipt)
+        if receipt.weights_sha256 is not None:
+            try:
+                files["weights.safetensors"] = self.store.weights_of(receipt.cell)
+            except StoreError as error:
+                # The numbers are worth showing without them.
+                logger.warning("%s; its MLflow run goes without them", error)
+        with tempfile.TemporaryDirectory(prefix="pld_grid-") as folder:
+            for name, data in files.items():
+                path = Path(folder, name)
+                path.write_bytes(data)
+                try:
+                    client.log_artifact(run_id, str(path))
+                except Exception as error:  # every artifact store raises its own kind
+                    raise TrackingError(f"MLflow at {self.address}: cannot keep {name}: {error}") from error
+                path.unlink()
+
+    # -- finding runs -------------------------------------------------------------------------------------------
+
+    def _run_of_cell(self, cell: Cell, progress: Progress | None) -> "Run":
+        mirror = self.store.mirror(cell.cell_id)
+        if mirror is not None and mirror.tracking_uri == self.address:
+            run = self._run(mirror.run_id)
+            if run is not None:
+                return run
+        run = self._found(CELL_ID, cell.cell_id)
+        if run is not None:
+            return run
+        tags = {CELL_ID: cell.cell_id}
+        parents = [each for each in self._submissions_of(cell.cell_id) if cell.cell_id in each.trained]
+        if parents:
+            tags[PARENT] = self._run_of_submission(parents[-1]).info.run_id
+        return self._created(CELL_ID, tags, content.title(cell), _started(progress))
+
+    def _run_of_submission(self, known: Submission) -> "Run":
+        from mlflow.entities import Param
+
+        run = self._found(SUBMISSION_ID, known.submission_id)
+        if run is None:
+            tags = {
+                SUBMISSION_ID: known.submission_id,
+                GRIDS: known.grids,
+                PROFILE: known.profile,
+                f"{PREFIX}spec_version": str(SPEC_VERSION),
+            }
+            run = self._created(SUBMISSION_ID, tags, known.name, known.started)
+        values = {
+            "grids": known.grids,
+            "profile": known.profile,
+            "cells": len(known.cells),
+            "to_train": len(known.trained),
+        }
+        missing = [Param(k, str(v)) for k, v in (known.summary | values).items() if k not in run.data.params]
+        if missing:
+            self._connected()[0].log_batch(run.info.run_id, params=missing)
+        return run
+
+    def _run(self, run_id: str) -> "Run | None":
+        """The run of that id unless it was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._connected()[0].get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _found(self, tag: str, value: str) -> "Run | None":
+        client, experiment = self._connected()
+        return index(stream(client, experiment, f"tags.`{tag}` = '{value}'")).get(value)
+
+    def _created(self, tag: str, tags: dict[str, str], name: str, started: float) -> "Run":
+        from mlflow.exceptions import MlflowException
+
+        client, experiment = self._connected()
+        client.create_run(experiment, start_time=int(started * 1000), tags=tags, run_name=name)
+        # MLflow has no unique tags. If somebody else created one meanwhile, all agree on which one stays.
+        value = tags[tag]
+        chosen = self._found(tag, value)
+        assert chosen is not None, "the run just created"
+        for run in stream(client, experiment, f"tags.`{tag}` = '{value}'"):
+            if run.info.run_id != chosen.info.run_id and LOGGED not in run.data.tags:
+                with suppress(MlflowException):
+                    client.delete_run(run.info.run_id)
+        return chosen
+
+    # -- the connection -----------------------------------------------------------------------------------------
+
+    def _connected(self) -> "tuple[MlflowClient, str]":
+        if self._connection is None:
+            prepare_database(self.tracking_uri)
+            client = connect(self.tracking_uri)
+            self._connection = client, experiment_id(client, self.tracking_uri, self.experiment)
+        return self._connection
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            with reporting(self.tracking_uri):
+                yield
+        except TrackingError:
+            self._connection = None  # the next attempt may meet a new server
+            raise
+
+
+def _cell(store: Store, cell_id: str, progress: Progress | None) -> Cell | None:
+    return progress.receipt.cell if progress and progress.receipt else store.cell(cell_id)
+
+
+def _news(progress: Progress | None, had: Mapping[str, str]) -> list[EpochRecord]:
+    """Epochs that MLflow lacks."""
+    logged = int(had.get(LOGGED, -1))
+    return [epoch for epoch in progress.epochs if epoch.epoch > logged] if progress else []
+
+
+def _started(progress: Progress | None) -> float:
+    if progress is not None and progress.receipt is not None:
+        return progress.receipt.provenance.started
+    return progress.epochs[0].time if progress and progress.epochs else time.time()
+
+
+def _ended(progress: Progress | None) -> float | None:
+    if progress is not None and progress.receipt is not None:
+        return progress.receipt.provenance.ended
+    return progress.epochs[-1].time if progress and progress.epochs else None

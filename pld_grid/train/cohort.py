@@ -1,0 +1,249 @@
+"""The training loop: students that see the same batches and the same teacher, side by side.
+
+Each batch is loaded, augmented and passed through the teacher once; then every student takes its own step. A cohort of
+one is the ordinary case. Runs in a plain process; whoever calls it hears of progress through a listener.
+
+Shape suffixes: N images, C channels or classes, H and W pixels.
+"""
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pld_grid.events import Event, Listener
+from pld_grid.plan import Cohort
+from pld_grid.profile import MachineSettings
+from pld_grid.spec import Cell
+from pld_grid.store import Provenance, Receipt, Status, Store
+from pld_grid.train import data
+from pld_grid.train.loader import Loader, to_device
+from pld_grid.train.losses import TeacherBatch
+from pld_grid.train.models import Teacher, dump_weights
+from pld_grid.train.student import DTYPES, Diverged, Student
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a cohort runs, none of which changes a number: store, data, machine, code version."""
+
+    store: str
+    data_folder: str | None = None
+    machine: MachineSettings = MachineSettings()
+    commit: str = ""
+
+
+def train_cohort(cells: Sequence[Cell], surroundings: Surroundings, listener: Listener = lambda _: None) -> None:
+    """Trains every cell that has no receipt yet, from its last checkpoint on.
+
+    Cells that diverge or whose own code raises leave the cohort; the others go on with the same numbers. What happens
+    is told to `listener` and kept in the store.
+
+    Raises:
+        DataError: the dataset is missing or damaged.
+        StoreError: the store cannot be used, or the teacher's weights are missing.
+        ValueError: the cells do not share batches and teacher.
+    """
+    store = Store(surroundings.store)
+    wanted = [cell for cell in cells if store.receipt(cell) is None]
+    if wanted:
+        _Training(wanted, store, surroundings, listener).run()
+
+
+class _Training:
+    """One call of `train_cohort`."""
+
+    def __init__(self, cells: list[Cell], store: Store, surroundings: Surroundings, listener: Listener) -> None:
+        _check_shared(cells)
+        self.store, self.surroundings, self.listener = store, surroundings, listener
+        self.machine = surroundings.machine
+        self.device = torch.device("cuda" if self.machine.gpus_per_cohort and torch.cuda.is_available() else "cpu")
+        first, folder = cells[0], surroundings.data_folder
+        splits = data.load(first.dataset, first.recipe, Path(folder) if folder else None)
+        self.loader = Loader(
+            splits,
+            first.recipe,
+            first.seed,
+            workers=self.machine.loader_workers,
+            prefetch=self.machine.prefetch_batches,
+            pin=self.device.type == "cuda",
+        )
+        if self.loader.updates_per_epoch == 0 and any(cell.epochs for cell in cells):
+            raise data.DataError(
+                f"dataset {first.dataset.name}: {self.loader.train_size} training images do not fill one batch of "
+                f"{first.recipe.batch_size}"
+            )
+        self.dtype = DTYPES[first.recipe.precision]
+        self.teacher = self._teacher(cells)
+        self.teacher_validation: list[Tensor] = []
+        self.students: list[Student] = []
+        for cell in cells:
+            self._add(cell)
+
+    def _teacher(self, cells: list[Cell]) -> Teacher | None:
+        cell = Cohort(tuple(cells)).teacher
+        if cell is None:
+            return None
+        teacher = Teacher(cell, self.store).to(self.device)
+        if self.machine.channels_last:
+            teacher = teacher.to(memory_format=torch.channels_last)
+        if self.machine.compile:
+            teacher.model = torch.compile(teacher.model)  # type: ignore[assignment]
+        return teacher
+
+    def _add(self, cell: Cell) -> None:
+        try:
+            self.store.write_cell(cell)
+            student = Student(cell, self.device, self.machine, self.loader.updates_per_epoch, self.loader.accumulation)
+            saved = self.store.load_checkpoint(cell)
+            if saved is not None:
+                student.restore(*saved)
+            self.store.clear_status(cell.cell_id)
+        except Exception as error:
+            self._fail(cell, 0, error)
+            return
+        self.students.append(student)
+        epoch = student.records[-1].epoch if student.records else 0
+        self.listener(Event("started", cell.cell_id, epoch))
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Trains until every student is done, diverged or failed.
+
+        Students may stand at different epochs (some resumed, some new): the ones furthest behind go first, and meet
+        the others on the way.
+        """
+        for student in self.students:
+            if student.done:
+                # Killed between the last checkpoint and the receipt.
+                self._finish(student)
+        while self.students:
+            epoch = min(student.next_epoch for student in self.students)
+            self._epoch(epoch, [student for student in self.students if student.next_epoch == epoch])
+
+    def _epoch(self, epoch: int, active: list[Student]) -> None:
+        started = time.perf_counter()
+        if any(student.cell.epochs for student in active):
+            self._train(epoch, active)
+        elapsed = time.perf_counter() - started
+        active = [student for student in active if student in self.students]
+        self._validate(active)
+        images = self.loader.updates_per_epoch * self.loader.recipe.batch_size
+        for student in active:
+            if student in self.students:
+                self._end_epoch(student, images / elapsed if elapsed > 0 else 0.0)
+
+    def _train(self, epoch: int, active: list[Student]) -> None:
+        for student in active:
+            student.begin_epoch()
+        for number, (pixels, target) in enumerate(self.loader.train(epoch)):
+            pixels_NCHW, target_N = self._ready(pixels, target)
+            teacher = TeacherBatch(self._teach(pixels_NCHW), target_N) if self.teacher is not None else None
+            for student in active:
+                if student not in self.students:
+                    continue
+                try:
+                    student.train_step(pixels_NCHW, target_N, teacher, number)
+                except Exception as error:
+                    self._leave(student, error)
+
+    def _validate(self, active: list[Student]) -> None:
+        for student in active:
+            student.begin_validation()
+        for number, (pixels, target) in enumerate(self.loader.validation()):
+            pixels_NCHW, target_N = self._ready(pixels, target)
+            if self.teacher is not None and number == len(self.teacher_validation):
+                # The teacher never changes: its validation logits are computed once per cohort.
+                self.teacher_validation.append(self._teach(pixels_NCHW).float())
+            teacher_NC = self.teacher_validation[number] if self.teacher is not None else None
+            for student in active:
+                if student not in self.students:
+                    continue
+                try:
+                    student.validate(pixels_NCHW, target_N, teacher_NC)
+                except Exception as error:
+                    self._leave(student, error)
+
+    def _ready(self, pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        pixels_NCHW, target_N = to_device(pixels, target, self.device)
+        if self.machine.channels_last:
+            pixels_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
+        return pixels_NCHW, target_N
+
+    def _teach(self, pixels_NCHW: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits_NC: Tensor = self.teacher(pixels_NCHW)
+        return logits_NC
+
+    # -- ends ----------------------------------------------------------------------------------------------------------
+
+    def _end_epoch(self, student: Student, images_per_second: float) -> None:
+        cell = student.cell
+        try:
+            record = student.end_epoch(images_per_second)
+        except Diverged as error:
+            self._finish(student, str(error))
+            return
+        if student.done or record.epoch % self.machine.checkpoint_every == 0:
+            if not student.done:
+                self.store.save_checkpoint(*student.save())
+            self.listener(Event("epoch", cell.cell_id, record.epoch, dict(record.metrics)))
+        if student.done:
+            self._finish(student)
+
+    def _finish(self, student: Student, diverged: str = "") -> None:
+        cell = student.cell
+        weights = None if diverged else self.store.write_weights(cell.cell_id, dump_weights(student.model))
+        receipt = Receipt(
+            cell=cell,
+            state="diverged" if diverged else "finished",
+            reason=diverged,
+            parameters=student.parameters,
+            metrics=student.records[-1].metrics if student.records else {},
+            epochs=tuple(student.records),
+            weights_sha256=weights,
+            provenance=Provenance(
+                commit=self.surroundings.commit,
+                versions={name: version(name) for name in ("pld_grid", "torch", "torchvision", "timm", "numpy")},
+                device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+                threads=torch.get_num_threads(),
+                started=student.started,
+                ended=time.time(),
+            ),
+        )
+        self.store.write_receipt(receipt)
+        self.students = [s for s in self.students if s is not student]
+        epoch = student.records[-1].epoch if student.records else 0
+        self.listener(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), diverged))
+
+    def _leave(self, student: Student, error: Exception) -> None:
+        self.students = [s for s in self.students if s is not student]
+        self._fail(student.cell, student.records[-1].epoch if student.records else 0, error)
+
+    def _fail(self, cell: Cell, epoch: int, error: Exception) -> None:
+        fail_cell(self.store, cell.cell_id, epoch, error, self.listener)
+
+
+def fail_cell(store: Store, cell_id: str, epoch: int, error: BaseException, listener: Listener) -> None:
+    """Notes that a cell failed, with the place in the code, and tells the listener."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:] or None
+    place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
+    text = " ".join(str(error).split())[:500]
+    reason = f"{type(error).__name__}: {text}{place}"
+    store.write_status(cell_id, Status(state="failed", reason=reason, epoch=epoch, time=time.time()))
+    listener(Event("failed", cell_id, epoch, reason=reason))
+
+
+def _check_shared(cells: list[Cell]) -> None:
+    """Raises ValueError unless all cells see the same batches and no two have different teachers."""
+    if len({cell.stream() for cell in cells}) > 1:
+        raise ValueError("the cells of a cohort must see the same batches")
+    if len({cell.teacher.cell_id for cell in cells if cell.teacher is not None}) > 1:
+        raise ValueError("the cells of a cohort must share one teacher")

@@ -1,0 +1,53 @@
+"""Sums over an epoch that stay on the device until it ends. Shape suffixes: N images, C classes."""
+
+import torch
+from torch import Tensor
+
+
+class TrainMetrics:
+    """Mean training loss, and the first micro-batch whose loss was not finite."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self.count = 0
+
+    def update(self, loss: Tensor) -> None:
+        """Adds a micro-batch's loss (a scalar)."""
+        bad = (self.first_bad < 0) & ~torch.isfinite(loss)
+        self.first_bad = torch.where(bad, self.count, self.first_bad)
+        self.loss_sum += loss
+        self.count += 1
+
+    def mean_loss(self) -> float:
+        """The mean over micro-batches, in nats."""
+        return self.loss_sum.item() / max(self.count, 1)
+
+
+class ValidationMetrics:
+    """Exact top-1, top-5 and both KL divergences to the teacher over the validation set."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.count = 0
+        self.has_teacher = False
+
+    def update(self, student_NC: Tensor, target_N: Tensor, teacher_NC: Tensor | None) -> None:
+        """Adds a batch of logits; `teacher_NC` is None for students without a teacher."""
+        top = student_NC.topk(min(5, student_NC.shape[-1])).indices == target_N[:, None]
+        parts = [top[:, 0].sum(), top.sum()]
+        if teacher_NC is not None:
+            self.has_teacher = True
+            log_s = torch.log_softmax(student_NC.double(), dim=-1)
+            log_t = torch.log_softmax(teacher_NC.double(), dim=-1)
+            parts += [(log_t.exp() * (log_t - log_s)).sum(), (log_s.exp() * (log_s - log_t)).sum()]
+        self.sums[: len(parts)] += torch.stack([part.double() for part in parts])
+        self.count += len(target_N)
+
+    def result(self) -> dict[str, float]:
+        """Accuracies in percent; divergences in nats, `kl_teacher_student` being KL(q_t||q_s) at temperature 1."""
+        top1, top5, teacher_student, student_teacher = (self.sums / max(self.count, 1)).tolist()
+        result = {"top1": 100 * top1, "top5": 100 * top5}
+        if self.has_teacher:
+            result |= {"kl_teacher_student": teacher_student, "kl_student_teacher": student_teacher}
+        return result

@@ -1,0 +1,165 @@
+"""One student: a cell with its model, optimizer, schedule, loss and metrics, and the state that survives a crash."""
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pld_grid.profile import MachineSettings
+from pld_grid.spec import Cell
+from pld_grid.store import EpochRecord, Manifest, sha256
+from pld_grid.train import losses
+from pld_grid.train.metrics import TrainMetrics, ValidationMetrics
+from pld_grid.train.models import build_model, count_parameters, normalize_for
+from pld_grid.train.optim import build_optimizer, build_schedule
+from pld_grid.train.randomness import derive
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Diverged(Exception):
+    """The loss or the weights became NaN or infinite; the message says in which epoch and step."""
+
+
+class Student:
+    """Trains one cell, a micro-batch at a time. Knows nothing of the other students.
+
+    Args:
+        accumulation: micro-batches per optimizer step.
+    """
+
+    def __init__(
+        self, cell: Cell, device: torch.device, machine: MachineSettings, updates_per_epoch: int, accumulation: int
+    ) -> None:
+        self.cell, self.device, self.accumulation = cell, device, accumulation
+        self.model = build_model(cell.student, cell.dataset, cell.seed).to(device)
+        if machine.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.normalize = normalize_for(cell).to(device)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if machine.compile else self.model
+        self.parameters = count_parameters(self.model)
+        self.loss = losses.build(cell.loss.name, standardization=cell.loss.standardization, **cell.loss.hyperparameters)
+        self.optimizer = build_optimizer(self.model, cell.optimizer)
+        self.updates_per_epoch = updates_per_epoch
+        self.schedule = None
+        if cell.epochs and updates_per_epoch:
+            self.schedule = build_schedule(self.optimizer, cell.recipe, cell.epochs, updates_per_epoch)
+        self.dtype = DTYPES[cell.recipe.precision]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.train_metrics = TrainMetrics(device)
+        self.validation_metrics = ValidationMetrics(device)
+        self.records: list[EpochRecord] = []
+        self.started = time.time()
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch to train next, counted from 1."""
+        return self.records[-1].epoch + 1 if self.records else 1
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is recorded; a measurement has the single record of epoch 0."""
+        return bool(self.records) and self.records[-1].epoch >= self.cell.epochs
+
+    def logits(self, pixels_NCHW: Tensor) -> Tensor:
+        """Logits (N, C) under the cell's precision."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits_NC: Tensor = self.forward(self.normalize(pixels_NCHW))
+        return logits_NC
+
+    def begin_epoch(self) -> None:
+        """Training mode, empty metrics."""
+        self.model.train()
+        self.train_metrics = TrainMetrics(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def train_step(
+        self, pixels_NCHW: Tensor, target_N: Tensor, teacher: losses.TeacherBatch | None, micro_batch: int
+    ) -> None:
+        """Forward and backward of micro-batch number `micro_batch` of the epoch; every `accumulation`-th also steps."""
+        epoch = self.next_epoch
+        # Dropout and drop-path: their own stream, which neither the cohort nor a resume can shift.
+        torch.manual_seed(derive("dropout", self.cell.seed, epoch, micro_batch))
+        if micro_batch % self.accumulation == 0 and self.schedule is not None:
+            self.schedule.step_update((epoch - 1) * self.updates_per_epoch + micro_batch // self.accumulation)
+        loss = self.loss(self.logits(pixels_NCHW), teacher if self.loss.uses_teacher else None, target_N)
+        self.scaler.scale(loss / self.accumulation).backward()  # type: ignore[no-untyped-call]
+        self.train_metrics.update(loss.detach())
+        if (micro_batch + 1) % self.accumulation == 0:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def begin_validation(self) -> None:
+        """Evaluation mode, empty metrics."""
+        self.model.eval()
+        self.validation_metrics = ValidationMetrics(self.device)
+
+    @torch.no_grad()
+    def validate(self, pixels_NCHW: Tensor, target_N: Tensor, teacher_NC: Tensor | None) -> None:
+        """Adds a validation batch to the metrics."""
+        has_teacher = self.cell.teacher is not None
+        self.validation_metrics.update(self.logits(pixels_NCHW).float(), target_N, teacher_NC if has_teacher else None)
+
+    def end_epoch(self, images_per_second: float) -> EpochRecord:
+        """Records the epoch. Raises Diverged if the loss or the weights are no longer finite."""
+        epoch = self.next_epoch if self.cell.epochs else 0
+        self._check_finite(epoch)
+        metrics = self.validation_metrics.result()
+        best = max([metrics["top1"], *(r.metrics["top1"] for r in self.records)])
+        first = next((r.epoch for r in self.records if r.metrics["top1"] == best), epoch)
+        metrics |= {"best_top1": best, "best_epoch": float(first)}
+        if self.cell.epochs:
+            metrics |= {
+                "train_loss": self.train_metrics.mean_loss(),
+                "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+                "images_per_second": images_per_second,
+            }
+        record = EpochRecord(epoch=epoch, time=time.time(), metrics=metrics)
+        self.records.append(record)
+        return record
+
+    def _check_finite(self, epoch: int) -> None:
+        bad = int(self.train_metrics.first_bad)
+        if bad >= 0:
+            raise Diverged(f"the loss was not finite in epoch {epoch}, step {bad // self.accumulation + 1}")
+        state = [v for v in self.model.state_dict().values() if v.is_floating_point()]
+        if not bool(torch.stack([torch.isfinite(v).all() for v in state]).all()):
+            raise Diverged(f"the weights were not finite after epoch {epoch}, step {self.updates_per_epoch}")
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def save(self) -> tuple[Manifest, bytes]:
+        """Everything that the rest of the training depends on, and the manifest that names it."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            },
+            buffer,
+        )
+        payload = buffer.getvalue()
+        manifest = Manifest(
+            cell_id=self.cell.cell_id,
+            spec_version=self.cell.spec_version,
+            epoch=self.records[-1].epoch,
+            sha256=sha256(payload),
+            parameters=self.parameters,
+            started=self.started,
+            epochs=tuple(self.records),
+        )
+        return manifest, payload
+
+    def restore(self, manifest: Manifest, payload: bytes) -> None:
+        """Continues from what `save` returned."""
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.records = list(manifest.epochs)
+        self.started = manifest.started
