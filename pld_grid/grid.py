@@ -2,73 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from typing import Any, Literal
 
 from pld_grid.catalogue import LossInfo
 from pld_grid.errors import InputError, listing, nearest
+from pld_grid.gridfile import AXES, Block, GridFile, Sweep
 from pld_grid.layout import Layout, default_layout
 from pld_grid.profile import Profile
-from pld_grid.reading import Document, Path_, read_file
-from pld_grid.spec import Cell, Frozen, Loss, Model, Scalar, Seed, is_finite
+from pld_grid.reading import Document, Path_, read_file, show
+from pld_grid.spec import Cell, Loss, Model, Scalar
 
 MAX_CELLS = 2000
-AXES = ("teacher", "student", "epochs", "optimizer", "loss", "hyperparameters", "divergence", "standardization", "seed")
-Value = StrictBool | StrictInt | StrictFloat | StrictStr
 Labels = Mapping[str, Scalar]
-
-
-def _many(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-Names = Annotated[list[StrictStr], BeforeValidator(_many), Field(min_length=1)]
-Values = Annotated[list[Value], BeforeValidator(_many), Field(min_length=1)]
-Sweep = dict[str, Values]
-Sweeps = Annotated[list[Sweep], BeforeValidator(_many), Field(min_length=1)]
-
-
-class Axes(Frozen):
-    """The seven axes of the paper, `seed` and `epochs`; each is a value or a list of values.
-
-    `hyperparameters` belong to their loss: `{kd: {alpha: [0, 0.1]}}`, or a list of such sweeps to move several
-    together. `divergence` is the hyperparameter of that name, for the losses that have it.
-    """
-
-    teacher: Names | None = None
-    student: Names | None = None
-    loss: Names | None = None
-    hyperparameters: dict[str, Sweeps] | None = None
-    optimizer: Names | None = None
-    standardization: Names | None = None
-    divergence: Names | None = None
-    seed: Annotated[list[Seed], BeforeValidator(_many), Field(min_length=1)] | None = None
-    epochs: (
-        Annotated[list[Annotated[StrictInt, Field(ge=1, le=100_000)]], BeforeValidator(_many), Field(min_length=1)]
-        | None
-    ) = None
-
-
-class Block(Axes):
-    """One product of axes. A `teacher` block stands for the teachers' own cells; a `baseline` block for the cell
-    that the table's differences refer to, which gets no row."""
-
-    role: Literal["student", "teacher", "baseline"] = "student"
-    labels: dict[str, Scalar] = {}
-
-
-class GridFile(Frozen):
-    """The YAML of a grid."""
-
-    description: str = ""
-    defaults: Axes = Axes()
-    cells: Annotated[list[Block], BeforeValidator(_many), Field(min_length=1)]
-    exclude: list[dict[str, Values]] = []
-    table: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -113,18 +61,19 @@ def expand(
     document: Document, name: str, profile: Profile, *, seeds: int | None = None, max_cells: int = MAX_CELLS
 ) -> Grid:
     """Expands a read grid document; see `load_grid`."""
+    if seeds is not None and seeds < 1:
+        raise InputError(f"--seeds: must be at least 1, not {seeds}")
     file = document.parse(GridFile)
     expanded = _Expansion(document, file, profile, seeds)
+    expanded.check()
     size = sum(expanded.size(i) for i in range(len(file.cells)))
     if size > max_cells:
         raise document.error(
             ("cells",), f"expands to {size} cells, more than the limit of {max_cells} (--max-cells raises it)"
         )
-    entries = _without_excluded(document, file, list(_unique(expanded.entries())))
-    if not entries:
-        raise document.error(("exclude",) if file.exclude else ("cells",), "the grid expands to no cells")
+    entries = _without_excluded(document, file, list(_unique(expanded.entries())), seeds)
     layout = file.table or default_layout(_varying(entries))
-    _check_layout(document, layout, entries)
+    _check_layout(document, layout, entries, profile)
     return Grid(name, document, profile, tuple(entries), layout)
 
 
@@ -137,12 +86,12 @@ class _Expansion:
         self.students: dict[str, Model] = {}
         self.teachers: dict[str, Cell] = {}
 
-    def error(self, block: int, axis: str, message: str, *inner: str | int) -> InputError:
+    def error(self, block: int, axis: str, message: str, *inner: str | int, value: object = None) -> InputError:
+        """An error about an axis of a block, or about `value` in its list."""
         for path in (("cells", block, axis), ("cells", axis), ("defaults", axis)):
             if path in self.document.lines:
-                return self.document.error((*path, *inner) if (*path, *inner) in self.document.lines else path, message)
-        at: Path_ = ("cells", block) if ("cells", block) in self.document.lines else ("cells",)
-        return self.document.error(at, message)
+                return self.document.error(self.document.at(*path, *inner, value=value), message)
+        return self.document.error(self.document.at("cells", block), message)
 
     def values(self, block: int, axis: str, fallback: Any = None) -> list[Any]:
         """The block's values of an axis, the grid's defaults, or `[fallback]`."""
@@ -150,8 +99,8 @@ class _Expansion:
         found = own if own is not None else shared
         return [fallback] if found is None else list(found)
 
-    def seed_values(self, block: int) -> list[int]:
-        return list(range(self.seeds)) if self.seeds is not None else self.values(block, "seed", 0)
+    def seed_values(self, block: int) -> Sequence[int]:
+        return range(self.seeds) if self.seeds is not None else self.values(block, "seed", 0)
 
     def sweeps(self, block: int, loss: str) -> list[Sweep]:
         own = (self.file.cells[block].hyperparameters or {}).get(loss)
@@ -160,7 +109,8 @@ class _Expansion:
     def loss_info(self, block: int, name: str) -> LossInfo:
         losses = self.profile.catalogue.losses
         if name not in losses:
-            raise self.error(block, "loss", f'unknown loss "{name}"; valid: {listing(losses)}{nearest(name, losses)}')
+            message = f'unknown loss "{name}"; valid: {listing(losses)}{nearest(name, losses)}'
+            raise self.error(block, "loss", message, value=name)
         return losses[name]
 
     def size(self, block: int) -> int:
@@ -190,10 +140,10 @@ class _Expansion:
             if name is None:
                 raise self.error(index, "teacher", "a teacher block needs teacher names")
             labels = {**block.labels, "teacher": name, "loss": "teacher"}
+            self.check_labels(index, block, ("teacher", "loss"))
             yield Entry(labels, self.teacher(index, name), "teacher", index)
 
     def student_entries(self, index: int, block: Block) -> Iterator[Entry]:
-        self.check_hyperparameters(index)
         for teacher, student, epochs, optimizer in itertools.product(
             self.values(index, "teacher"),
             self.values(index, "student"),
@@ -206,11 +156,13 @@ class _Expansion:
                 info = self.profile.catalogue.losses[loss.name]
                 if info.uses_teacher and teacher is None:
                     raise self.error(index, "teacher", f"loss {loss.name} needs a teacher, this block names none")
-                labels: dict[str, Scalar] = {**block.labels, "student": student, "epochs": epochs}
+                labels: dict[str, Scalar] = {"student": student, "epochs": epochs}
                 labels |= {"optimizer": optimizer, "loss": loss.name, "standardization": loss.standardization}
                 labels |= {**loss.hyperparameters, "seed": seed}
                 if teacher is not None:
                     labels["teacher"] = teacher
+                self.check_labels(index, block, labels)
+                labels = {**block.labels, **labels}
                 cell = self.cell(index, teacher if info.uses_teacher else None, student, epochs, optimizer, loss, seed)
                 yield Entry(labels, cell, block.role, index)
 
@@ -220,7 +172,7 @@ class _Expansion:
         try:
             chosen = self.profile.optimizer(optimizer)
         except ValueError as error:
-            raise self.error(block, "optimizer", str(error)) from None
+            raise self.error(block, "optimizer", str(error), value=optimizer) from None
         return Cell(
             dataset=self.profile.dataset,
             recipe=self.profile.recipe,
@@ -237,7 +189,7 @@ class _Expansion:
             try:
                 self.students[name] = self.profile.student(name)
             except ValueError as error:
-                raise self.error(block, "student", str(error)) from None
+                raise self.error(block, "student", str(error), value=name) from None
         return self.students[name]
 
     def teacher(self, block: int, name: str) -> Cell:
@@ -245,25 +197,91 @@ class _Expansion:
             try:
                 self.teachers[name] = self.profile.teacher(name)
             except ValueError as error:
-                raise self.error(block, "teacher", str(error)) from None
+                raise self.error(block, "teacher", str(error), value=name) from None
         return self.teachers[name]
+
+    def check(self) -> None:
+        """What a product of valid axes cannot show: names that it leaves out, keys that it does not read."""
+        self.check_defaults()
+        for index, block in enumerate(self.file.cells):
+            if block.role == "teacher":
+                surplus = sorted(block.model_fields_set - {"role", "teacher", "labels"})
+                if surplus:
+                    raise self.error(
+                        index, surplus[0], "a teacher block takes no such key: how teachers are made is the profile's"
+                    )
+                continue
+            self.check_hyperparameters(index)
+            self.check_values(index)
+            for name in self.values(index, "teacher"):
+                if name is not None:
+                    self.teacher(index, name)
+
+    def check_defaults(self) -> None:
+        """Every sweep in the shared defaults must fit its loss, used or not."""
+        known = self.profile.catalogue.losses
+        for name, sweeps in (self.file.defaults.hyperparameters or {}).items():
+            at: Path_ = ("defaults", "hyperparameters", name)
+            if name not in known:
+                raise self.document.error(at, f'unknown loss "{name}"; valid: {listing(known)}{nearest(name, known)}')
+            for number, sweep in enumerate(sweeps):
+                for key, values in sweep.items():
+                    for value in values:
+                        self.check_hyperparameter(at, known[name], number, key, value)
 
     def check_hyperparameters(self, block: int) -> None:
         """A sweep for a loss that the block does not use is a mistake; in the shared defaults it is not."""
-        losses = self.values(block, "loss")
-        for name in self.file.cells[block].hyperparameters or {}:
+        losses = [name for name in self.values(block, "loss") if name is not None]
+        for name, sweeps in (self.file.cells[block].hyperparameters or {}).items():
             if name not in losses:
-                raise self.error(
-                    block, "hyperparameters", f'"{name}" is no loss of this block ({listing(losses)})'
-                    f"{nearest(name, losses)}", name,
-                )  # fmt: skip
-        for name in self.file.defaults.hyperparameters or {}:
-            if name not in self.profile.catalogue.losses:
-                known = self.profile.catalogue.losses
-                raise self.document.error(
-                    ("defaults", "hyperparameters", name),
-                    f'unknown loss "{name}"; valid: {listing(known)}{nearest(name, known)}',
-                )
+                message = f'"{name}" is no loss of this block ({listing(losses)}){nearest(name, losses)}'
+                raise self.error(block, "hyperparameters", message, name)
+            info = self.loss_info(block, name)
+            base = self.document.at("cells", block)
+            for number, sweep in enumerate(sweeps):
+                for key, values in sweep.items():
+                    for value in values:
+                        self.check_hyperparameter((*base, "hyperparameters", name), info, number, key, value)
+        for name in losses:
+            twice = self.values(block, "divergence") != [None] and "divergence" in self.loss_info(block, name).defaults
+            if twice and any("divergence" in sweep for sweep in self.sweeps(block, name)):
+                raise self.error(block, "divergence", f"also among the hyperparameters of {name}; give it once")
+
+    def check_hyperparameter(self, base: Path_, info: LossInfo, number: int, key: str, value: Scalar) -> None:
+        """Raises InputError at the key, or at the value in its list, unless the loss accepts it."""
+        at = self.document.at(*base, number, key)
+        if at[-1] != key:
+            at = self.document.at(*base, key)
+        if key not in info.defaults:
+            valid = f"{listing(info.defaults) or 'none'}{nearest(key, info.defaults)}"
+            raise self.document.error(at, f'loss {info.name} has no hyperparameter "{key}"; valid: {valid}')
+        try:
+            info.resolve({key: value})
+        except ValueError as error:
+            raise self.document.error(self.document.at(*at, value=value), str(error)) from None
+
+    def check_values(self, block: int) -> None:
+        """Standardizations and divergences must be some loss's, even where this block's losses ignore them."""
+        infos = self.profile.catalogue.losses.values()
+        standardizations = {name for info in infos for name in info.standardizations}
+        for value in self.values(block, "standardization", "none"):
+            if value not in standardizations:
+                raise self.unknown_standardization(block, value, standardizations)
+        for value in self.values(block, "divergence"):
+            errors = []
+            for info in infos:
+                try:
+                    if value is None or ("divergence" in info.defaults and info.resolve({"divergence": value})):
+                        break
+                except ValueError as error:
+                    errors.append(str(error))
+            else:
+                raise self.error(block, "divergence", errors[0] if errors else "no loss has one", value=value)
+
+    def check_labels(self, index: int, block: Block, taken: Collection[str]) -> None:
+        for name in block.labels:
+            if name in taken:
+                raise self.error(index, "labels", f'"{name}" is an axis of this block already', name)
 
     def losses(self, block: int) -> Iterator[Loss]:
         for name in self.values(block, "loss"):
@@ -274,42 +292,16 @@ class _Expansion:
 
     def hyperparameters(self, block: int, info: LossInfo) -> Iterator[dict[str, Scalar]]:
         divergences = self.values(block, "divergence") if "divergence" in info.defaults else [None]
-        for number, sweep in enumerate(self.sweeps(block, info.name)):
-            for point in itertools.product(*sweep.values()):
-                for divergence in divergences:
-                    given = dict(zip(sweep, point, strict=True))
-                    if divergence is not None:
-                        given["divergence"] = divergence
-                    yield self.resolve(block, info, number, given)
-
-    def resolve(self, block: int, info: LossInfo, number: int, given: dict[str, Scalar]) -> dict[str, Scalar]:
-        for key, value in given.items():
-            if key not in info.defaults:
-                valid = listing(info.defaults) or "none"
-                raise self.sweep_error(
-                    block, info, number, key,
-                    f'loss {info.name} has no hyperparameter "{key}"; valid: {valid}{nearest(key, info.defaults)}',
-                )  # fmt: skip
-            if not is_finite(value):
-                raise self.sweep_error(block, info, number, key, f"{value} is not a finite number")
-        try:
-            return info.resolve(given)
-        except ValueError as error:
-            key = next((k for k in given if str(k) in str(error)), "")
-            raise self.sweep_error(block, info, number, key, str(error)) from None
-
-    def sweep_error(self, block: int, info: LossInfo, number: int, key: str, message: str) -> InputError:
-        if key == "divergence" and self.values(block, "divergence") != [None]:
-            return self.error(block, "divergence", message)
-        own = info.name in (self.file.cells[block].hyperparameters or {})
-        base: Path_ = ("cells", block) if own else ("defaults",)
-        if own and base not in self.document.lines:
-            base = ("cells",)
-        for path in ((info.name, number, key), (info.name, key), (info.name,)):
-            full = (*base, "hyperparameters", *path)
-            if full in self.document.lines:
-                return self.document.error(full, message)
-        return self.error(block, "loss", message)
+        for sweep in self.sweeps(block, info.name):
+            for *point, divergence in itertools.product(*sweep.values(), divergences):
+                given = dict(zip(sweep, point, strict=True))
+                if divergence is not None:
+                    given["divergence"] = divergence
+                try:
+                    yield info.resolve(given)
+                except ValueError as error:
+                    # Each value fits alone (see `check`), so only their combination can be wrong.
+                    raise self.error(block, "hyperparameters", str(error), info.name) from None
 
     def standardizations(self, block: int, info: LossInfo) -> list[Any]:
         if not info.uses_teacher:
@@ -317,12 +309,12 @@ class _Expansion:
         values = self.values(block, "standardization", "none")
         for value in values:
             if value not in info.standardizations:
-                raise self.error(
-                    block, "standardization",
-                    f'unknown standardization "{value}" for {info.name}; valid: {listing(info.standardizations)}'
-                    f"{nearest(value, info.standardizations)}",
-                )  # fmt: skip
+                raise self.unknown_standardization(block, value, info.standardizations, f" for {info.name}")
         return values
+
+    def unknown_standardization(self, block: int, value: str, valid: Collection[str], of: str = "") -> InputError:
+        message = f'unknown standardization "{value}"{of}; valid: {listing(valid)}{nearest(value, valid)}'
+        return self.error(block, "standardization", message, value=value)
 
 
 def _unique(entries: Iterator[Entry]) -> Iterator[Entry]:
@@ -346,15 +338,29 @@ def _label_names(entries: list[Entry]) -> set[str]:
     return {name for entry in entries for name in entry.labels}
 
 
-def _without_excluded(document: Document, file: GridFile, entries: list[Entry]) -> list[Entry]:
+def _without_excluded(document: Document, file: GridFile, entries: list[Entry], seeds: int | None) -> list[Entry]:
     for number, rule in enumerate(file.exclude):
         at: Path_ = ("exclude", number)
         _check_labels(document, at, rule, _label_names(entries))
         kept = [e for e in entries if not matches(e.labels, rule)]
-        if len(kept) == len(entries):
-            raise document.error(at, "excludes nothing")
+        # `--seeds` may leave out the very seeds that a rule is about.
+        if len(kept) == len(entries) and not (seeds is not None and "seed" in rule):
+            raise _excludes_nothing(document, at, rule, entries)
+        if not kept:
+            raise document.error(at, "excludes everything: the grid expands to no cells")
         entries = kept
     return entries
+
+
+def _excludes_nothing(document: Document, at: Path_, rule: Mapping[str, Any], entries: list[Entry]) -> InputError:
+    for name, values in rule.items():
+        present = {entry.labels[name] for entry in entries if name in entry.labels}
+        for value in values:
+            if value not in present:
+                valid = [str(v) for v in present]
+                message = f"no cell has {name} {show(value)}; it is: {listing(valid)}{nearest(value, valid)}"
+                return document.error(document.at(*at, name, value=value), message)
+    return document.error(at, "excludes nothing: no cell is all of this")
 
 
 def _check_labels(document: Document, at: Path_, names: Any, valid: set[str]) -> None:
@@ -373,21 +379,30 @@ def _varying(entries: list[Entry]) -> list[str]:
     return [n for n in ordered if len({str(e.labels.get(n)) for e in entries}) > 1] or ["student"]
 
 
-def _check_layout(document: Document, layout: Layout, entries: list[Entry]) -> None:
+def _check_layout(document: Document, layout: Layout, entries: list[Entry], profile: Profile) -> None:
     valid = _label_names(entries)
     base: Path_ = ("table",)
+    # A table may keep columns for losses that its grid left out, but not for losses that do not exist.
+    losses = {*profile.catalogue.losses, *(str(e.labels["loss"]) for e in entries)}
+
+    def check_where(at: Path_, where: Mapping[str, Scalar]) -> None:
+        _check_labels(document, at, where, valid)
+        if "loss" in where and where["loss"] not in losses:
+            message = f"unknown loss {show(where['loss'])}; valid: {listing(losses)}{nearest(where['loss'], losses)}"
+            raise document.error((*at, "loss"), message)
+
     _check_labels(document, (*base, "rows"), layout.rows, valid)
     for number, column in enumerate(layout.columns):
         at = (*base, "columns", number)
         _check_labels(document, (*at, "axis"), column.axes, valid)
-        _check_labels(document, (*at, "where"), column.where, valid)
-        _check_labels(document, (*at, "only"), column.only, valid)
+        check_where((*at, "where"), column.where)
+        check_where((*at, "only"), column.only)
         for axis in column.axes:
-            if column.is_value is False and axis not in layout.rows:
+            if axis not in layout.rows:
                 raise document.error((*at, "axis"), f'"{axis}" is not among the rows: {listing(layout.rows)}')
     for number, row in enumerate(layout.difference_rows):
         for side, where in enumerate(row.minus):
-            _check_labels(document, (*base, "difference_rows", number, "minus", side), where, valid)
+            check_where((*base, "difference_rows", number, "minus", side), where)
 
 
-__all__ = ["AXES", "MAX_CELLS", "Entry", "Grid", "Labels", "expand", "load_grid", "matches"]
+__all__ = ["AXES", "MAX_CELLS", "Block", "GridFile", "Entry", "Grid", "Labels", "expand", "load_grid", "matches"]

@@ -39,7 +39,8 @@ class Column(Frozen):
     def _one_kind(self) -> "Column":
         given = [k for k in ("axis", "metric", "parameters", "minus") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"a column needs exactly one of axis, metric, parameters, minus; it has {given or 'none'}")
+            has = " and ".join(given) or "none"
+            raise ValueError(f"a column needs exactly one of axis, metric, parameters, minus; it has {has}")
         return self
 
     @property

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pld_grid.catalogue import Catalogue
 from pld_grid.errors import InputError, listing, nearest
-from pld_grid.reading import Document, Path_, read_file
+from pld_grid.reading import Document, Path_, one_line, read_file, show
 from pld_grid.spec import (
     Cell,
     Count,
@@ -18,6 +18,7 @@ from pld_grid.spec import (
     Loss,
     Model,
     NonNegative,
+    Number,
     Optimizer,
     Positive,
     Pretrained,
@@ -33,7 +34,7 @@ class OptimizerSettings(Frozen):
     learning_rate: Positive
     weight_decay: NonNegative = 0.0
     decay_norm_and_bias: Flag = False
-    options: dict[str, Scalar | list[float]] = {}
+    options: dict[str, Scalar | list[Number]] = {}
 
 
 class DatasetSettings(Frozen):
@@ -79,7 +80,7 @@ class ProfileFile(Frozen):
     optimizers: dict[str, OptimizerSettings]
     teachers: TeacherSettings
     models: dict[str, Model]
-    epochs: dict[int, Count] = {}
+    epochs: dict[Count, Count] = {}
     machine: MachineSettings = MachineSettings()
 
 
@@ -115,7 +116,9 @@ class Profile:
                 )
             raise ValueError(f'unknown optimizer "{name}"; valid: {_names(name, self.file.optimizers)}')
         # timm's defaults become part of the cell: if they change, so does its name.
-        options = {**self.catalogue.optimizers[name], **settings.options}
+        defaults = self.catalogue.optimizers[name]
+        given = {k: float(v) if isinstance(defaults[k], float) else v for k, v in settings.options.items()}
+        options = {**defaults, **given}
         return Optimizer(
             name=name,
             learning_rate=settings.learning_rate,
@@ -173,11 +176,19 @@ class Profile:
         return model
 
     def _unknown_model(self, name: str) -> str:
-        valid = [*self.file.models, *self.catalogue.models]
         return (
             f'unknown model "{name}"; valid: {listing(self.file.models)}, and any timm architecture'
-            f"{nearest(name, valid)}"
+            f"{nearest(name, self.file.models) or nearest(name, self.catalogue.models)}"
         )
+
+
+def _kind(value: object) -> str:
+    """What a value is, as far as an optimizer's keyword cares."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a list of numbers" if isinstance(value, list) else "text"
 
 
 def _names(name: str, valid: Any) -> str:
@@ -218,12 +229,12 @@ def find_profile(name: str, near: Path | None = None) -> Path:
     if given.suffix in (".yaml", ".yml"):
         if given.is_file():
             return given
-        raise InputError(f"{name}: no such profile file")
+        raise InputError(one_line(f"--profile: {name}: no such file"))
     folders = [near / "profiles"] if near else []
     folders += [Path("grids/profiles"), Path(__file__).parent.parent / "grids" / "profiles"]
     found = {p.stem: p for folder in reversed(folders) for p in sorted(folder.glob("*.yaml"))}
     if name not in found:
-        raise InputError(f'--profile: unknown profile "{name}"; valid: {_names(name, found)}')
+        raise InputError(one_line(f'--profile: unknown profile "{name}"; valid: {_names(name, found)}'))
     return found[name]
 
 
@@ -240,9 +251,13 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
     info = catalogue.datasets[file.dataset.name]
     for name, settings in file.optimizers.items():
         check(("optimizers", name), name, catalogue.optimizers, "optimizer")
-        for option in settings.options:
+        defaults = catalogue.optimizers[name]
+        for option, value in settings.options.items():
             at = ("optimizers", name, "options", option)
-            check(at, option, catalogue.optimizers[name], f"option of optimizer {name}")
+            check(at, option, defaults, f"{name} option")
+            kind = _kind(defaults[option])
+            if defaults[option] is not None and kind != _kind(value):
+                raise document.error(at, f"expected {kind}, as its default {show(defaults[option])}, not {show(value)}")
     check(("optimizer",), file.optimizer, file.optimizers, "optimizer")
     if file.teachers.optimizer is not None:
         check(("teachers", "optimizer"), file.teachers.optimizer, file.optimizers, "optimizer")

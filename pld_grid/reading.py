@@ -4,9 +4,12 @@ Why not `yaml.safe_load`: it keeps the last of duplicate keys, reads `5e-3` as a
 `1:30` as 90, and unfolds alias bombs. Scalars here follow YAML 1.2's core schema, aliases are refused.
 """
 
+import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from pld_grid.errors import InputError, listing, nearest
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
 MAX_DEPTH = 20
 Path_ = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -27,7 +30,35 @@ _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("float", re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")),
     ("float", re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")),
 )
-_STANDARD = "tag:yaml.org,2002:"
+
+
+# What pydantic's complaint about a type asks for, in the words of a YAML file.
+_KINDS = {
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "none_required": "null",
+}
+_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+_BOUND_WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+
+
+def one_line(text: str, limit: int = 1000) -> str:
+    """The text with control characters written out and, if it is too long, without its middle."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = limit // 2
+    return line if len(line) <= limit else f"{line[:half]} ... {line[-half:]}"
+
+
+def show(value: object, limit: int = 60) -> str:
+    """A value as YAML would have it, for a message: `"text"`, `true`, `null`, `[1, 2]`."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
 
 
 def format_path(path: Path_) -> str:
@@ -53,7 +84,19 @@ class Document:
             at = at[:-1]
         where = f"{self.source}:{self.lines.get(at, 1)}"
         key = format_path(path)
-        return InputError(f"{where}: {key}: {message}" if key else f"{where}: {message}")
+        return InputError(one_line(f"{where}: {key}: {message}" if key else f"{where}: {message}"))
+
+    def at(self, *path: str | int, value: object = None) -> Path_:
+        """The longest part of a path that stands in the file; of a list there, the item that is `value`."""
+        kept: Path_ = ()
+        node = self.data
+        for part in path:
+            if (*kept, part) not in self.lines:
+                break
+            kept, node = (*kept, part), node[part]
+        if value is not None and isinstance(node, list):
+            kept += tuple(islice((i for i, item in enumerate(node) if item == value), 1))
+        return kept
 
     def parse(self, model: type[M], path: Path_ = ()) -> M:
         """The data as a pydantic model; the first violation becomes one InputError."""
@@ -68,28 +111,60 @@ class Document:
     def _explain(self, error: ValidationError, model: type[BaseModel], base: Path_) -> InputError:
         problems = error.errors(include_url=False)
         # An unknown key is the likeliest typo, and often the cause of the other complaints.
-        first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+        unknown = ("extra_forbidden", "invalid_key")
+        first = next((p for p in problems if p["type"] in unknown), problems[0])
+        kind, last = first["type"], first["loc"][-1] if first["loc"] else ""
         location = self._existing(base + tuple(first["loc"]))
-        if first["type"] == "extra_forbidden":
+        if kind in unknown:
             owner = _model_at(model, tuple(first["loc"])[:-1])
             valid = sorted(owner.model_fields) if owner else []
-            key = first["loc"][-1]
-            tail = f"; valid: {listing(valid, 20)}{nearest(key, valid)}" if valid else ""
-            return self.error(location, f'unknown key "{key}"{tail}')
-        if first["type"] == "missing":
-            return self.error(location, f'missing key "{first["loc"][-1]}"')
-        if first["type"] == "value_error":
-            return self.error(location, str(first["ctx"]["error"]))
-        message = first["msg"][0].lower() + first["msg"][1:]
-        return self.error(location, f"{message}, not {first['input']!r:.60}")
+            tail = f"; valid: {listing(valid, 20)}{nearest(last, valid)}" if valid else ""
+            return self.error(location, f"unknown key {show(last)}{tail}")
+        if kind == "missing":
+            lacks = f"value {last + 1} is missing" if isinstance(last, int) else f'missing key "{last}"'
+            return self.error(location, lacks)
+        # A value that may be of several kinds gets a complaint from each of them.
+        same = [p for p in problems if self._existing(base + tuple(p["loc"])) == location]
+        if all(p["type"] in _KINDS for p in same):
+            return self.error(location, f"expected {_kinds(p['type'] for p in same)}, not {show(first['input'])}")
+        return self.error(location, _reworded(kind, first.get("ctx", {}), first["input"], first["msg"]))
 
     def _existing(self, path: Path_) -> Path_:
         """The path without the steps that pydantic inserts for unions and validators."""
         kept: Path_ = ()
         for part in path:
-            if kept + (part,) in self.lines:
+            if (*kept, part) in self.lines:
                 kept += (part,)
         return kept
+
+
+def _kinds(types: Iterable[str]) -> str:
+    """`text, true or false, or a number` for what a value may be."""
+    words = list(dict.fromkeys(_KINDS[t] for t in types))
+    if "a number" in words and "a whole number" in words:
+        words.remove("a whole number")
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" or {words[-1]}"
+
+
+def _reworded(kind: str, context: dict[str, Any], value: object, message: str) -> str:
+    """Pydantic's complaint about a value, in the words of somebody who writes YAML."""
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        return f"unknown value {show(value)}; valid: {', '.join(valid)}{nearest(value, valid)}"
+    if kind in _BOUNDS:
+        bound = _BOUNDS[kind]
+        return f"must be {_BOUND_WORDS[bound]} {context[bound]:g}, not {show(value)}"
+    if kind in ("too_short", "string_too_short") and not value:
+        return "must not be empty"
+    if kind in ("too_short", "too_long"):
+        least = kind == "too_short"
+        bound = f"at least {context['min_length']}" if least else f"at most {context['max_length']}"
+        return f"expected {bound} values, not {context['actual_length']}: {show(value)}"
+    if kind == "string_pattern_mismatch":
+        return f"must match {context['pattern']}, not {show(value)}"
+    return f"{message[0].lower()}{message[1:]}, not {show(value)}"
 
 
 def _model_at(model: type[BaseModel], location: Path_) -> type[BaseModel] | None:
@@ -109,62 +184,104 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
 
 
+class _Loader(yaml.SafeLoader):
+    """Composes nodes, keeps explicit tags apart from resolved ones, and stops where nesting gets too deep."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.tags: dict[int, str] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        tag = getattr(event, "tag", None)
+        if self.depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if tag is not None:
+            self.tags[id(node)] = tag
+        return node
+
+
 def read_file(path: str | Path) -> Document:
     """Reads a YAML file. Raises InputError if it is missing, too large, not text or not strict YAML."""
+    source = one_line(str(path))
     try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{path}: larger than {MAX_BYTES} bytes")
+        raise InputError(f"{source}: larger than {MAX_BYTES} bytes")
     try:
-        return read_text(raw.decode("utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{source}:{line}: not UTF-8 text") from None
+    return read_text(text, source)
 
 
 def read_text(text: str, source: str = "<text>") -> Document:
     """Reads YAML text; see `read_file`."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InputError(f"{source}:{line}: not a text file: character {error.character:#04x}") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise InputError(f"{source}:{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise InputError(f"{source}: nested too deeply") from None
-    builder = _Builder(source)
-    data = builder.build(node, ()) if node is not None else None
+        raise InputError(_syntax(error, source)) from None
+    if node is None:
+        raise InputError(f"{source}:1: the file is empty")
+    builder = _Builder(source, loader.tags)
+    data = builder.build(node, ())
     if not isinstance(data, dict):
-        raise InputError(f"{source}:1: expected a mapping of keys to values")
+        raise InputError(one_line(f"{source}:1: expected a mapping of keys to values, not {show(data)}"))
     return Document(source, data, builder.lines)
+
+
+def _syntax(error: yaml.MarkedYAMLError, source: str) -> str:
+    """One line about a syntax error: where it was noticed, and where what it ends had begun."""
+    mark, start = error.problem_mark or error.context_mark, error.context_mark
+    line = mark.line + 1 if mark else 1
+    context = error.context or ""
+    problem = error.problem or "syntax error"
+    if context.startswith("while ") and start is not None and start.line + 1 != line:
+        problem += f" ({context} that begins on line {start.line + 1})"
+    elif context and not context.startswith("while "):
+        problem = f"{context}, {problem}"
+    return one_line(f"{source}:{line}: not valid YAML: {problem}")
 
 
 class _Builder:
     """Turns composed nodes into plain data, refusing what strict YAML refuses."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, tags: dict[int, str]) -> None:
         self.source = source
+        self.tags = tags
         self.lines: dict[Path_, int] = {}
         self.seen: set[int] = set()
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
-        if id(node) in self.seen:
-            raise self.error(path, line, "YAML aliases (*name) are not supported; write the value out")
-        self.seen.add(id(node))
-        if len(path) > MAX_DEPTH:
-            raise self.error(path, line, "nested too deeply")
-        if not node.tag.startswith(_STANDARD) or "python" in node.tag:
-            raise self.error(path, line, f"YAML tag {node.tag} is not supported")
+        self.check(node, path, line)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*path, i)) for i, child in enumerate(node.value)]
         return self.scalar(node, path, line)
+
+    def check(self, node: yaml.Node, path: Path_, line: int) -> None:
+        if id(node) in self.seen:
+            raise self.error(path, line, "YAML aliases (*name) are not supported; write the value out")
+        self.seen.add(id(node))
+        tag = self.tags.get(id(node))
+        if tag is not None:
+            short = tag.replace("tag:yaml.org,2002:", "!!")
+            raise self.error(path, line, f"YAML tag {short} is not supported; write a plain value")
 
     def mapping(self, node: yaml.MappingNode, path: Path_) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
@@ -172,9 +289,11 @@ class _Builder:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(path, line, "a key must be plain text or a number")
+            self.check(key_node, path, line)
             key = self.scalar(key_node, path, line)
             if key in result:
-                raise self.error((*path, key), line, f'duplicate key "{key}"')
+                first = self.lines[(*path, key)]
+                raise self.error((*path, key), line, f"duplicate key {show(key)}, first on line {first}")
             self.lines[(*path, key)] = line
             result[key] = self.build(value_node, (*path, key))
         return result
@@ -195,7 +314,7 @@ class _Builder:
                 return int(text)
             number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
             if not math.isfinite(number):
-                raise self.error(path, line, f"{text} is not a finite number")
+                raise self.error(path, line, f"{text:.60} is not a finite number")
             return number
         return text
 

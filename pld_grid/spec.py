@@ -12,18 +12,40 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SPEC_VERSION = 1
 
+
+def _one_zero(value: float) -> float:
+    """-0.0 == 0.0 but their JSON differs; one number must have one name."""
+    return value + 0.0
+
+
 Scalar = str | bool | int | float
 # Strict: "128" and true are no numbers (an int is a float, though).
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True), AfterValidator(_one_zero)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Standardization = Literal["none", "both", "teacher"]
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A value as JSON keeps it: lists for tuples, text keys, finite numbers, one zero."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: {value} is not a finite number")
+        return _one_zero(value)
+    if isinstance(value, list | tuple):
+        return [_plain(inner, name) for inner in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(inner, name) for key, inner in value.items()}
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise ValueError(f"{name}: {value!r} is no plain value")
 
 
 class Frozen(BaseModel):
@@ -57,6 +79,14 @@ class Augmentation(Frozen):
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     horizontal_flip: Flag = False
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Augmentation":
+        if not self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must rise and end at 1 at most, not {list(self.scale)}")
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio must rise, not {list(self.ratio)}")
+        return self
+
 
 class Recipe(Frozen):
     """How batches are made and the learning rate moves; shared by all cells of a profile.
@@ -72,9 +102,9 @@ class Recipe(Frozen):
     final_learning_rate: NonNegative = 0.0
     schedule: Literal["cosine"] = "cosine"
     augmentation: Augmentation = Augmentation()
-    mean: tuple[float, ...]
+    mean: tuple[Number, ...]
     std: tuple[Positive, ...]
-    evaluation_crop: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    evaluation_crop: Annotated[Positive, Field(le=1)] = 1.0
     resize_rounding: Annotated[
         Literal["ceil", "floor"],
         OpenQuestion("Resize before the centre crop: section 5 prints ceil(224/0.95) = 236; timm floors to 235."),
@@ -91,7 +121,7 @@ class Recipe(Frozen):
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
             )
         if len(self.mean) != len(self.std):
-            raise ValueError("mean and std differ in length")
+            raise ValueError(f"mean has {len(self.mean)} values, std has {len(self.std)}")
         return self
 
 
@@ -105,7 +135,12 @@ class Optimizer(Frozen):
         Flag,
         OpenQuestion("Whether norm and bias parameters decay is not stated; timm's default exempts them."),
     ] = False
-    options: dict[str, Scalar | list[float] | None] = {}
+    options: dict[str, Scalar | list[Number] | None] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {key: _plain(inner, key) for key, inner in value.items()}
 
 
 class Pretrained(Frozen):
@@ -116,7 +151,7 @@ class Pretrained(Frozen):
         OpenQuestion("The teachers' checkpoints are not named: timm tags nearest to the printed accuracy."),
     ]
     mean: Annotated[
-        tuple[float, ...] | None,
+        tuple[Number, ...] | None,
         OpenQuestion("A teacher's own input normalisation; null: the recipe's, as section 5 says for all."),
     ] = None
     std: tuple[Positive, ...] | None = None
@@ -129,6 +164,11 @@ class Model(Frozen):
     options: dict[str, Any] = {}
     pretrained: Pretrained | None = None
 
+    @field_validator("options")
+    @classmethod
+    def _json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {key: _plain(inner, key) for key, inner in value.items()}
+
 
 class Loss(Frozen):
     """A member of `pld_grid.train.losses` with all its hyperparameters, defaults included."""
@@ -139,9 +179,10 @@ class Loss(Frozen):
 
     @field_validator("hyperparameters")
     @classmethod
-    def _one_zero(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
-        # -0.0 == 0.0 but their JSON differs; one number must have one name.
-        return {k: (v + 0.0 if isinstance(v, float) else v) for k, v in value.items()}
+    def _numbers(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        # A hyperparameter is a real number: 2 and 2.0 are one.
+        numbers = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in value.items()}
+        return {k: _plain(v, k) for k, v in numbers.items()}
 
 
 class Conventions(Frozen):
@@ -197,7 +238,7 @@ class Cell(Frozen):
     A teacher is a cell itself, so a student's name covers everything that made its teacher.
     """
 
-    spec_version: int = SPEC_VERSION
+    spec_version: Count = SPEC_VERSION
     dataset: Dataset
     recipe: Recipe
     teacher: "Cell | None" = None

@@ -113,6 +113,7 @@ def random_resized_crop(
     crop_height = min(max(round((area / ratio) ** 0.5), 1), height)
     top = int(draws_D[0] * (height - crop_height + 1))
     left = int(draws_D[1] * (width - crop_width + 1))
-    return F.resized_crop(
+    cropped: Tensor = F.resized_crop(
         image_CHW, top, left, crop_height, crop_width, [size, size], InterpolationMode.BICUBIC, antialias=True
     )
+    return cropped

@@ -74,9 +74,7 @@ class Loss(ABC):
         object.__setattr__(changed, "standardization", standardization)
         return changed
 
-    def __call__(
-        self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor
-    ) -> Tensor:
+    def __call__(self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor) -> Tensor:
         """The loss in nats, averaged over the batch: float32 (float64 for float64 logits).
 
         Autocast is switched off inside, whatever dtype the logits come in. The result is
@@ -98,16 +96,13 @@ class Loss(ABC):
             raise ValueError(f"student logits must be floating point, got {student_NC.dtype}")
         if target_N.shape != student_NC.shape[:1] or target_N.is_floating_point():
             raise ValueError(
-                f"target must be {student_NC.shape[0]} integer labels, "
-                f"got {tuple(target_N.shape)} of {target_N.dtype}"
+                f"target must be {student_NC.shape[0]} integer labels, got {tuple(target_N.shape)} of {target_N.dtype}"
             )
         with torch.autocast(student_NC.device.type, enabled=False):
             return self._value(in_working_precision(student_NC), teacher, target_N)
 
     @abstractmethod
-    def _value(
-        self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor
-    ) -> Tensor:
+    def _value(self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor) -> Tensor:
         """The loss of checked float32 or float64 logits."""
 
 
@@ -117,9 +112,7 @@ class LabelLoss(Loss):
     uses_teacher: ClassVar[bool] = False
     standardizations: ClassVar[tuple[str, ...]] = ("none",)
 
-    def _value(
-        self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor
-    ) -> Tensor:
+    def _value(self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor) -> Tensor:
         return self.formula(student_NC, target_N.long())
 
     @abstractmethod
@@ -143,9 +136,7 @@ class DistillationLoss(Loss):
         """Whether the distillation term sees the teacher's z-scores."""
         return self.standardization != "none"
 
-    def _value(
-        self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor
-    ) -> Tensor:
+    def _value(self, student_NC: Tensor, teacher: Tensor | TeacherBatch | None, target_N: Tensor) -> Tensor:
         if teacher is None:
             raise ValueError(f'loss "{self.name()}" needs the teacher\'s logits, got None')
         if isinstance(teacher, Tensor):
@@ -160,9 +151,7 @@ class DistillationLoss(Loss):
         return self.formula(student_NC, distilled_NC, teacher, target_N.long())
 
     @abstractmethod
-    def formula(
-        self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor
-    ) -> Tensor:
+    def formula(self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor) -> Tensor:
         """The scalar loss, averaged over the batch.
 
         Args:

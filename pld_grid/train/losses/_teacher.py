@@ -61,13 +61,11 @@ class TeacherBatch:
     def __init__(self, logits_NC: Tensor, target_N: Tensor) -> None:
         if logits_NC.dim() != 2 or logits_NC.shape[1] < 2 or not logits_NC.is_floating_point():
             raise ValueError(
-                f"teacher logits must be floating point (N, C >= 2), "
-                f"got {tuple(logits_NC.shape)} of {logits_NC.dtype}"
+                f"teacher logits must be floating point (N, C >= 2), got {tuple(logits_NC.shape)} of {logits_NC.dtype}"
             )
         if target_N.shape != logits_NC.shape[:1] or target_N.is_floating_point():
             raise ValueError(
-                f"target must be {logits_NC.shape[0]} integer labels, "
-                f"got {tuple(target_N.shape)} of {target_N.dtype}"
+                f"target must be {logits_NC.shape[0]} integer labels, got {tuple(target_N.shape)} of {target_N.dtype}"
             )
         self.logits_NC = in_working_precision(logits_NC.detach())
         self.target_N = target_N

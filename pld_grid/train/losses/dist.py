@@ -43,9 +43,7 @@ class Dist(DistillationLoss):
     gamma: float = number(0.45, at_least=0)
     tau: float = number(1.0, above=0)
 
-    def formula(
-        self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor
-    ) -> Tensor:
+    def formula(self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor) -> Tensor:
         """See :meth:`DistillationLoss.formula`."""
         student_q_NC = torch.softmax(soften(distilled_NC, self.tau), dim=1)
         over_samples, over_classes = (

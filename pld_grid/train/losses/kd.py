@@ -25,9 +25,7 @@ def _reverse(student_NC: Tensor, teacher_NC: Tensor, teacher_probability_NC: Ten
     return student_NC.exp() * (student_NC - teacher_NC)
 
 
-def _jensen_shannon(
-    student_NC: Tensor, teacher_NC: Tensor, teacher_probability_NC: Tensor
-) -> Tensor:
+def _jensen_shannon(student_NC: Tensor, teacher_NC: Tensor, teacher_probability_NC: Tensor) -> Tensor:
     """KL(q_t || m) / 2 + KL(q_s || m) / 2 with m the mean of the two."""
     mean_NC = torch.logaddexp(student_NC, teacher_NC) - math.log(2)
     from_teacher_NC = teacher_probability_NC * (teacher_NC - mean_NC)
@@ -55,9 +53,7 @@ class KnowledgeDistillation(DistillationLoss):
     tau: float = number(2.0, above=0)
     divergence: str = choice("forward", among=_DIVERGENCES)
 
-    def formula(
-        self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor
-    ) -> Tensor:
+    def formula(self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor) -> Tensor:
         """See :meth:`DistillationLoss.formula`."""
         terms_NC = _DIVERGENCES[self.divergence](
             torch.log_softmax(soften(distilled_NC, self.tau), dim=1),

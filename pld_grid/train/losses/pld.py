@@ -84,9 +84,7 @@ class _PlackettLuce(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, student_NC: Tensor, ranking_NC: Tensor, weight_NC: Tensor, log_space: bool
-    ) -> Tensor:
+    def forward(ctx: Any, student_NC: Tensor, ranking_NC: Tensor, weight_NC: Tensor, log_space: bool) -> Tensor:
         largest_N1 = student_NC.amax(dim=1, keepdim=True)
         # In float64: float32 suffix sums of a thousand classes lose more digits than they keep.
         ranked_NC = student_NC.gather(1, ranking_NC).double().sub_(largest_N1)
@@ -120,9 +118,7 @@ class PlackettLuceDistillation(DistillationLoss):
     tau: float = number(1.0, above=0)
     weights: str = choice("teacher", among=_WEIGHTS)
 
-    def formula(
-        self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor
-    ) -> Tensor:
+    def formula(self, student_NC: Tensor, distilled_NC: Tensor, teacher: TeacherBatch, target_N: Tensor) -> Tensor:
         """See :meth:`DistillationLoss.formula`."""
         log_space = not _spread_is_ordinary(distilled_NC.detach())
         weigh = _WEIGHTS[self.weights]

@@ -1,9 +1,13 @@
 """Models from timm: students with weights of their seed, teachers frozen with theirs.
 
+A new architecture is one new file here, which registers it with timm; importing this package imports them all.
+
 Shape suffixes: N images, H and W pixels (channels come second: NCHW), C classes.
 """
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Sequence
 
 import safetensors.torch
@@ -14,6 +18,9 @@ from torch import Tensor, nn
 from pld_grid.spec import Cell, Dataset, Model
 from pld_grid.store import Store
 from pld_grid.train.randomness import derive
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 class Normalize(nn.Module):

@@ -29,9 +29,7 @@ def test_declares_itself(name):
     assert cls.standardizations[0] == loss.standardization == "none"
     assert isinstance(cls.uses_teacher, bool)
     assert cls.__doc__ and not cls.__doc__.startswith(cls.__name__ + "(")
-    defaults = {
-        hyperparameter.name: hyperparameter.default for hyperparameter in cls.hyperparameters()
-    }
+    defaults = {hyperparameter.name: hyperparameter.default for hyperparameter in cls.hyperparameters()}
     assert [field.name for field in dataclasses.fields(cls)] == list(defaults)
     assert json.loads(json.dumps(loss.settings())) == defaults
     assert losses.build(name, **defaults) == loss
@@ -60,9 +58,7 @@ def test_equality_sees_hyperparameters_and_standardization(name):
 @every_variant
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**16), classes=st.integers(2, 12), scale=st.sampled_from([0.1, 3, 1e4]))
-def test_gives_a_finite_float32_scalar_and_gradient(
-    reference, name, standardization, seed, classes, scale
-):
+def test_gives_a_finite_float32_scalar_and_gradient(reference, name, standardization, seed, classes, scale):
     student, teacher, target = reference.draw(5, classes, scale, seed)
     loss = losses.build(name, standardization=standardization)
     value, gradient = reference.value_and_gradient(lambda s: loss(s, teacher, target), student)
@@ -112,14 +108,10 @@ def test_autocast_changes_nothing(reference, name, standardization):
     student, teacher, target = reference.draw(4, 6)
     student, teacher = student.bfloat16(), teacher.bfloat16()
     loss = losses.build(name, standardization=standardization)
-    plain, gradient = reference.value_and_gradient(
-        lambda s: loss(s.float(), teacher.float(), target), student
-    )
+    plain, gradient = reference.value_and_gradient(lambda s: loss(s.float(), teacher.float(), target), student)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(student, teacher, target)
-        inside, inside_gradient = reference.value_and_gradient(
-            lambda s: loss(s, teacher, target), student
-        )
+        inside, inside_gradient = reference.value_and_gradient(lambda s: loss(s, teacher, target), student)
     assert value.dtype == torch.float32
     assert value.item() == inside == plain
     assert torch.equal(inside_gradient, gradient)
@@ -139,10 +131,7 @@ def test_shared_teacher_batch_is_the_same_bit_for_bit(reference, name, standardi
     student, teacher, target = reference.draw(40, 1000)
     loss = losses.build(name, standardization=standardization)
     shared = losses.TeacherBatch(teacher, target)
-    runs = [
-        reference.value_and_gradient(lambda s, t=t: loss(s, t, target), student)
-        for t in (teacher, shared, shared)
-    ]
+    runs = [reference.value_and_gradient(lambda s, t=t: loss(s, t, target), student) for t in (teacher, shared, shared)]
     assert runs[0][0] == runs[1][0] == runs[2][0]
     assert torch.equal(runs[0][1], runs[1][1]) and torch.equal(runs[0][1], runs[2][1])
 
@@ -164,9 +153,7 @@ def test_compiles_into_one_graph(reference, name, standardization):
     torch.compiler.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     value, gradient = reference.value_and_gradient(lambda s: loss(s, teacher, target), student)
-    got, got_gradient = reference.value_and_gradient(
-        lambda s: compiled(s, teacher, target), student
-    )
+    got, got_gradient = reference.value_and_gradient(lambda s: compiled(s, teacher, target), student)
     assert got == pytest.approx(value, rel=1e-5)
     torch.testing.assert_close(got_gradient, gradient, rtol=1e-5, atol=1e-6)
 
@@ -188,9 +175,7 @@ def test_inductor_code_is_right(reference):
 def test_missing_or_misshapen_inputs_are_refused(reference, name):
     student, teacher, target = reference.draw(4, 6)
     loss = losses.build(name)
-    with pytest.raises(
-        ValueError, match=r"student logits must be \(N >= 1, C >= 2\), got \(4, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"student logits must be \(N >= 1, C >= 2\), got \(4, 1\)"):
         loss(student[:, :1], teacher[:, :1], torch.zeros_like(target))
     with pytest.raises(ValueError, match=r"got \(0, 6\)"):
         loss(student[:0], teacher[:0], target[:0])
@@ -198,9 +183,7 @@ def test_missing_or_misshapen_inputs_are_refused(reference, name):
         loss(student.long(), teacher, target)
     with pytest.raises(ValueError, match=r"target must be 4 integer labels, got \(3,\)"):
         loss(student, teacher, target[:3])
-    with pytest.raises(
-        ValueError, match=r"target must be 4 integer labels, got \(4,\) of torch.fl"
-    ):
+    with pytest.raises(ValueError, match=r"target must be 4 integer labels, got \(4,\) of torch.fl"):
         loss(student, teacher, target.float())
     if not loss.uses_teacher:
         assert loss(student, None, target) == loss(student, teacher, target)

@@ -107,18 +107,14 @@ def test_a_certain_teacher_gives_cross_entropy(reference):
     student, teacher, target = reference.draw(8, 10, 3.0)
     teacher.scatter_(1, target.unsqueeze(1), 1e4)
     loss = losses.build("pld")
-    reference.assert_near(
-        lambda s: loss(s, teacher, target), lambda s: reference.ce(s, teacher, target), student
-    )
+    reference.assert_near(lambda s: loss(s, teacher, target), lambda s: reference.ce(s, teacher, target), student)
 
 
 def test_an_undecided_teacher_gives_listmle(reference):
     student, _, target = reference.draw(8, 10, 3.0)
     teacher = torch.zeros_like(student)
     by_teacher, uniform = losses.build("pld"), losses.build("pld", weights="uniform")
-    reference.assert_near(
-        lambda s: by_teacher(s, teacher, target), lambda s: uniform(s, teacher, target), student
-    )
+    reference.assert_near(lambda s: by_teacher(s, teacher, target), lambda s: uniform(s, teacher, target), student)
     likelihood = 0.0
     for row, label in zip(student.double(), target, strict=True):
         left = [int(label), *(c for c in range(10) if c != label)]
@@ -141,29 +137,21 @@ def test_position_weights_do_not_overflow(reference):
 def test_two_positions_are_cross_entropy(reference):
     student, teacher, target = reference.draw(5, 2)
     loss = losses.build("pld", weights="position")
-    reference.assert_near(
-        lambda s: loss(s, teacher, target), lambda s: reference.ce(s, teacher, target), student
-    )
+    reference.assert_near(lambda s: loss(s, teacher, target), lambda s: reference.ce(s, teacher, target), student)
 
 
 def test_standardizing_the_teacher_changes_weights_only(reference):
     student, teacher, target = reference.draw(5, 10)
     by_rank = losses.build("pld", weights="uniform", standardization="teacher")
-    assert by_rank(student, teacher, target) == losses.build("pld", weights="uniform")(
-        student, teacher, target
-    )
+    assert by_rank(student, teacher, target) == losses.build("pld", weights="uniform")(student, teacher, target)
     shrunk = losses.build("pld", standardization="teacher")
-    torch.testing.assert_close(
-        shrunk(student, teacher, target), shrunk(student, teacher * 9 + 2, target)
-    )
+    torch.testing.assert_close(shrunk(student, teacher, target), shrunk(student, teacher * 9 + 2, target))
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**16), by=st.floats(-1e6, 1e6), weights=st.sampled_from(WEIGHTS))
 def test_translation_of_student_or_teacher_changes_nothing(reference, seed, by, weights):
-    student, teacher, target = (
-        x.double() if x.is_floating_point() else x for x in reference.draw(4, 8, 3.0, seed)
-    )
+    student, teacher, target = (x.double() if x.is_floating_point() else x for x in reference.draw(4, 8, 3.0, seed))
     loss = losses.build("pld", weights=weights)
     value = loss(student, teacher, target).item()
     assert loss(student + by, teacher, target).item() == pytest.approx(value, rel=1e-8)

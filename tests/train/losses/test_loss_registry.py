@@ -41,14 +41,12 @@ def test_the_papers_losses_and_their_defaults():
         ({"name": "_base"}, 'unknown loss "_base"; valid: ce, dist, kd, ls, pld'),
         (
             {"name": "kd", "alfa": 0.1},
-            'unknown hyperparameter of loss "kd": "alfa"; valid: alpha, tau, divergence '
-            '(did you mean "alpha"?)',
+            'unknown hyperparameter of loss "kd": "alfa"; valid: alpha, tau, divergence (did you mean "alpha"?)',
         ),
         ({"name": "ce", "eps": 0.1}, 'unknown hyperparameter of loss "ce": "eps"; valid: none'),
         (
             {"name": "pld", "standardization": "teachr"},
-            'unknown standardization of loss "pld": "teachr"; valid: none, both, teacher '
-            '(did you mean "teacher"?)',
+            'unknown standardization of loss "pld": "teachr"; valid: none, both, teacher (did you mean "teacher"?)',
         ),
         (
             {"name": "ce", "standardization": "both"},
@@ -56,8 +54,7 @@ def test_the_papers_losses_and_their_defaults():
         ),
         (
             {"name": "kd", "divergence": "revers"},
-            'kd: unknown divergence "revers"; valid: forward, reverse, js '
-            '(did you mean "reverse"?)',
+            'kd: unknown divergence "revers"; valid: forward, reverse, js (did you mean "reverse"?)',
         ),
         (
             {"name": "pld", "weights": None},

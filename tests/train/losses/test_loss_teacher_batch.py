@@ -86,9 +86,7 @@ def test_what_it_holds_is_detached_and_consistent(reference, standardized):
     torch.testing.assert_close(probability.sum(1), torch.ones(6))
     ranking = batch.ranking()
     assert torch.equal(ranking[:, 0], target)
-    assert torch.equal(
-        batch.ranked_probabilities(3.0, standardized), probability.gather(1, ranking)
-    )
+    assert torch.equal(batch.ranked_probabilities(3.0, standardized), probability.gather(1, ranking))
     ranked = batch.ranked_log_probabilities(3.0, standardized)
     assert torch.equal(ranked, log_probability.gather(1, ranking))
     centred, norms = batch.centred_probabilities(3.0, standardized, 1)

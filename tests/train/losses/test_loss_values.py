@@ -21,12 +21,8 @@ scales = pytest.mark.parametrize("scale", list(FLOOR))
 def test_ce_and_ls(reference, samples, classes, scale):
     student, teacher, target = reference.draw(samples, classes, scale)
     ce, ls = losses.build("ce"), losses.build("ls", eps=0.2)
-    reference.assert_near(
-        lambda s: ce(s, None, target), lambda s: reference.ce(s, teacher, target), student
-    )
-    reference.assert_near(
-        lambda s: ls(s, None, target), lambda s: reference.ls(s, teacher, target, 0.2), student
-    )
+    reference.assert_near(lambda s: ce(s, None, target), lambda s: reference.ce(s, teacher, target), student)
+    reference.assert_near(lambda s: ls(s, None, target), lambda s: reference.ls(s, teacher, target, 0.2), student)
 
 
 @shapes

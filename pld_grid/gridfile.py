@@ -1,0 +1,60 @@
+"""What a grid's YAML may say: blocks of axes, exclusions, and the table that they fill."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from pld_grid.layout import Layout
+from pld_grid.spec import Frozen, Scalar, Seed
+
+AXES = ("teacher", "student", "epochs", "optimizer", "loss", "hyperparameters", "divergence", "standardization", "seed")
+Value = StrictBool | StrictInt | StrictFloat | StrictStr
+
+
+def _many(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Names = Annotated[list[StrictStr], BeforeValidator(_many), Field(min_length=1)]
+Values = Annotated[list[Value], BeforeValidator(_many), Field(min_length=1)]
+Sweep = dict[str, Values]
+Sweeps = Annotated[list[Sweep], BeforeValidator(_many), Field(min_length=1)]
+
+
+class Axes(Frozen):
+    """The seven axes of the paper, `seed` and `epochs`; each is a value or a list of values.
+
+    `hyperparameters` belong to their loss: `{kd: {alpha: [0, 0.1]}}`, or a list of such sweeps to move several
+    together. `divergence` is the hyperparameter of that name, for the losses that have it.
+    """
+
+    teacher: Names | None = None
+    student: Names | None = None
+    loss: Names | None = None
+    hyperparameters: dict[str, Sweeps] | None = None
+    optimizer: Names | None = None
+    standardization: Names | None = None
+    divergence: Names | None = None
+    seed: Annotated[list[Seed], BeforeValidator(_many), Field(min_length=1)] | None = None
+    epochs: (
+        Annotated[list[Annotated[StrictInt, Field(ge=1, le=100_000)]], BeforeValidator(_many), Field(min_length=1)]
+        | None
+    ) = None
+
+
+class Block(Axes):
+    """One product of axes. A `teacher` block stands for the teachers' own cells; a `baseline` block for the cell
+    that the table's differences refer to, which gets no row."""
+
+    role: Literal["student", "teacher", "baseline"] = "student"
+    labels: dict[str, Scalar] = {}
+
+
+class GridFile(Frozen):
+    """The YAML of a grid."""
+
+    description: str = ""
+    defaults: Axes = Axes()
+    cells: Annotated[list[Block], BeforeValidator(_many), Field(min_length=1)]
+    exclude: list[Annotated[dict[str, Values], Field(min_length=1)]] = []
+    table: Layout | None = None

@@ -1,0 +1,8 @@
+"""Reports: records x table layout x paper -> tables, as CSV, Markdown and on the terminal. No torch, Ray or MLflow."""
+
+from pld_grid.report.table import Row, Table, build_table
+from pld_grid.report.terminal import print_table
+from pld_grid.report.values import Value
+from pld_grid.report.write import write_report
+
+__all__ = ["Row", "Table", "Value", "build_table", "print_table", "write_report"]

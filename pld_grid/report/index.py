@@ -1,0 +1,74 @@
+"""The report's first page: every table with its counts, and what the paper leaves open."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pld_grid.report.markdown import escape, grid_lines, models_list, warning
+from pld_grid.report.table import Table
+from pld_grid.report.values import finished
+from pld_grid.spec import Cell, ledger
+
+
+def index_markdown(tables: Sequence[Table]) -> str:
+    """The page `README.md`."""
+    cells = {i: cell for table in tables for i, cell in table.cells.items()}
+    states = {i: state for table in tables for i, state in table.states.items()}
+    settings = {table.setting.profile: table.setting for table in tables}
+    parts = ["# Tables, ours beside the paper's" if any(table.paper for table in tables) else "# Tables"]
+    for name, setting in settings.items():
+        mine = [table for table in tables if table.setting.profile == name]
+        models = {known: text for table in mine for known, text in table.setting.models.items()}
+        parts.append(warning(setting, any(table.paper for table in mine)))
+        parts.append(
+            grid_lines(["Profile", f"`{name}`: {escape(setting.description)}"], [["Models", models_list(models)]])
+        )
+    parts += [_tables(tables), _total(cells, states)]
+    parts.append(
+        "The cells behind every number, in full precision, with run and commit: [provenance.csv](provenance.csv)."
+    )
+    parts += ["## What the paper leaves open", _ledger(cells.values())]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _tables(tables: Sequence[Table]) -> str:
+    rows = []
+    for table in tables:
+        numbers, wanted = finished(table.values)
+        count = Counter(table.states.values())
+        done = count.pop("finished", 0)
+        rest = ", ".join(f"{number} {state}" for state, number in sorted(count.items())) or "none"
+        link = f"[{escape(table.title)}]({table.name}.md) ([CSV]({table.name}.csv))"
+        rows.append([link, f"{numbers} of {wanted}", f"{done} of {len(table.states)}", rest])
+    return grid_lines(["Table", "Numbers", "Cells finished", "Cells missing"], rows, (1, 2))
+
+
+def _total(cells: dict[str, Cell], states: dict[str, str]) -> str:
+    teachers = {cell.teacher.cell_id for cell in cells.values() if cell.teacher is not None}
+    done = {i for i, state in states.items() if state == "finished"}
+    students = set(cells) - teachers
+    return (
+        f"Tables share cells: {len(done & students)} of {len(students)} distinct students and {len(done & teachers)} of"
+        f" {len(teachers)} teachers are finished."
+    )
+
+
+def _ledger(cells: Iterable[Cell]) -> str:
+    everything = list(cells)
+    rows = []
+    for entry in ledger():
+        used = sorted({json.dumps(value) for cell in everything for value in _values(cell, entry.field)})
+        rows.append([f"`{entry.field}`", f"`{', '.join(used) or 'nothing'}`", escape(entry.question)])
+    text = "Each is a recorded field of every cell, so another choice is another cell. The values are those used here."
+    return text + "\n\n" + grid_lines(["Field", "Value", "Question"], rows)
+
+
+def _values(cell: Cell, field: str) -> list[Any]:
+    """The value of a dotted field in a cell, or nothing where a part of the path is null."""
+    value: Any = cell
+    for name in field.split("."):
+        if value is None:
+            return []
+        value = getattr(value, name)
+    return [value]

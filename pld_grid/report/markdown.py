@@ -1,0 +1,119 @@
+"""A table as Markdown for a git host: the setting first, then ours above the paper's in every cell."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pld_grid.report.paper import PAPER_DATASET_TEXT
+from pld_grid.report.setting import Setting
+from pld_grid.report.table import Table
+from pld_grid.report.values import Value, states, texts
+
+_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|~"} | {"<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "})
+
+
+def table_markdown(table: Table) -> str:
+    """The whole file of one table."""
+    setting = table.setting
+    parts = [f"# {escape(table.title)}", warning(setting, bool(table.paper)), _setting(table), _grid(table)]
+    parts += [_legend(table), _unfinished(table)]
+    parts.append(
+        f"As data: [{table.name}.csv]({table.name}.csv); the cells behind it: [provenance.csv](provenance.csv)."
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line of a table."""
+    return text.translate(_SPECIAL)
+
+
+def grid_lines(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """A Markdown table; `right` are the columns aligned to the right."""
+    right = set(right)
+    rule = ["---:" if i in right else ":---" for i in range(len(headers))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [list(headers), rule, *rows])
+
+
+def warning(setting: Setting, paper: bool) -> str:
+    """Says loudly that the numbers are not the paper's experiments, where they are not."""
+    if setting.as_in_paper:
+        return ""
+    text = (
+        f"> **These are not the paper's experiments.** They ran on {escape(setting.dataset)}, with the models listed."
+    )
+    if paper:
+        text += (
+            f" The paper's figures are {PAPER_DATASET_TEXT}'s: a difference to them compares two data sets, and says"
+            " nothing about reproduction."
+        )
+    return text
+
+
+def setting_rows(setting: Setting) -> list[list[str]]:
+    """Label and text of what the numbers were made with."""
+    n = len(setting.seeds)
+    spread = "" if n > 1 else ': one seed, so no standard deviation ("-")'
+    return [
+        ["Profile", f"`{setting.profile}`: {escape(setting.description)}"],
+        ["Dataset", escape(setting.dataset)],
+        ["Models", models_list(setting.models)],
+        ["Teachers", escape(setting.teachers)],
+        ["Epochs", escape(setting.epochs_text)],
+        ["Batches", escape(setting.recipe)],
+        ["Seeds", f"{', '.join(map(str, setting.seeds)) or 'none'} (n = {n}{spread})"],
+    ]
+
+
+def models_list(models: Mapping[str, str]) -> str:
+    """Names and what they stood for, one a line inside a table's cell."""
+    return "<br>".join(f"{escape(name)}: `{text}`" for name, text in models.items())
+
+
+def _setting(table: Table) -> str:
+    rows = setting_rows(table.setting)
+    done = sum(state == "finished" for state in table.states.values())
+    rows.append(["Cells", f"{done} of {len(table.states)} finished, teachers included"])
+    return grid_lines(["Ours", ""], rows)
+
+
+def _grid(table: Table) -> str:
+    values = [i for i in range(len(table.headers)) if table.is_value(i)]
+    rows = [[_cell(cell) if isinstance(cell, Value) else escape(cell) for cell in row.cells] for row in table.rows]
+    return grid_lines([escape(header) for header in table.headers], rows, values)
+
+
+def _cell(value: Value) -> str:
+    said = texts(value)
+    ours = f"**{said['ours']}**" if value.mean is not None else said["ours"]
+    if value.wanted > 1 and value.mean is not None:
+        ours += f" ± {said['std']}"
+    below = []
+    if value.n < value.wanted:
+        brief = states(value, brief=True)
+        below.append(escape(brief if value.n == 0 else f"n = {brief}"))
+    if value.paper is not None:
+        below.append(" · ".join([said["paper"], *([said["difference"]] if value.difference is not None else [])]))
+    return "<br>".join([ours, *(f"<sub>{line}</sub>" for line in below)])
+
+
+def _legend(table: Table) -> str:
+    many = len(table.setting.seeds) > 1
+    spread = "mean ± sample standard deviation over seeds" if many else "one seed"
+    text = f"Each cell: **ours** ({spread})"
+    if table.paper:
+        text += "; below it the paper's figure as printed · ours minus the paper's, from unrounded numbers"
+    text += '. "-": there is no such number, and why; in the paper\'s place: the paper prints none.'
+    if any(len(s.terms) > 1 for value in table.values for s in value.samples):
+        text += " Differences between columns or rows pair equal seeds."
+    return text
+
+
+def _unfinished(table: Table) -> str:
+    lines: dict[str, None] = {}
+    for row in table.rows:
+        for header, cell in zip(table.headers, row.cells, strict=True):
+            for term in cell.missing if isinstance(cell, Value) else ():
+                if term.reason or (isinstance(cell, Value) and 0 < cell.n < cell.wanted):
+                    place = f"{escape(row.name)}, {escape(header)}"
+                    seed = f", seed {term.cell_seed}" if term.cell_seed is not None else ""
+                    lines[f"- {place}{seed}: {escape(term.why)} (cell `{term.cell_id}`)"] = None
+    return "\n".join(["## Missing numbers", "", *lines]) if lines else ""

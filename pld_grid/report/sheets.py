@@ -1,0 +1,92 @@
+"""Tables and provenance as CSV: a header line, then data, readable without options.
+
+A table's first four columns say with what a row was made, so that no number leaves the file without its scale.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from pld_grid.errors import InputError
+from pld_grid.report.setting import epochs_of, epochs_text, models_of
+from pld_grid.report.table import Row, Table
+from pld_grid.report.values import NOTHING, Sample, Term, Value, states, texts
+
+SETTING_HEADERS = ("run profile", "run dataset", "run models", "run epochs")
+PROVENANCE_HEADERS = (
+    "table", "row", "column", "seed", "number", "sign", "cell_id", "cell_seed", "metric", "cell_value", "state",
+    "mlflow_run_id", "commit",
+)  # fmt: skip
+
+
+def table_csv(table: Table) -> str:
+    """The table: for each number ours, std, n, the paper's, the difference and the state, in columns of their own.
+
+    "-" stands for what there is not. Raises InputError if two columns would get the same name.
+    """
+    parts = {index: _parts(table, index) for index in range(len(table.headers)) if table.is_value(index)}
+    headers = list(SETTING_HEADERS)
+    for index, header in enumerate(table.headers):
+        headers += [header if part == "ours" else f"{header} {part}" for part in parts.get(index, ("ours",))]
+    if len(set(headers)) < len(headers):
+        twice = next(header for header in headers if headers.count(header) > 1)
+        raise InputError(f'table {table.name}: two columns of its CSV would be called "{twice}"; rename one')
+    rows = []
+    for row in table.rows:
+        fields = _setting(table, row)
+        for index, cell in enumerate(row.cells):
+            if isinstance(cell, Value):
+                said = {**texts(cell), "state": states(cell)}
+                fields += [said[part] for part in parts[index]]
+            else:
+                fields += [cell, *("" for _ in parts.get(index, ("ours",))[1:])]
+        rows.append(fields)
+    return _csv(headers, rows)
+
+
+def provenance_csv(tables: Iterable[Table]) -> str:
+    """One line per cell behind each number: `number` is the sum of sign x cell_value over a number's lines."""
+    rows = []
+    for table in tables:
+        for row in table.rows:
+            for header, cell in zip(table.headers, row.cells, strict=True):
+                if isinstance(cell, Value):
+                    for sample in cell.samples:
+                        rows += [_provenance(table, row, header, sample, term) for term in sample.terms]
+    return _csv(PROVENANCE_HEADERS, rows)
+
+
+def _parts(table: Table, index: int) -> tuple[str, ...]:
+    facts = any(cell.fact for cell in (row.cells[index] for row in table.rows) if isinstance(cell, Value))
+    spread = () if facts else ("std", "n")
+    compared = ("paper", "difference") if table.paper else ()
+    return ("ours", *spread, *compared, "state")
+
+
+def _setting(table: Table, row: Row) -> list[str]:
+    setting = table.setting
+    models = "; ".join(f"{name}: {text}" for name, text in models_of(row.entries).items())
+    epochs = "; ".join(epochs_text(named, run) for named, run in epochs_of(row.entries).items())
+    return [setting.profile, setting.dataset, models, epochs or setting.teachers]
+
+
+def _provenance(table: Table, row: Row, header: str, sample: Sample, term: Term) -> list[str]:
+    seed = sample.seed if sample.seed is not None else term.cell_seed
+    return [
+        table.name, row.name, header, _text(seed), _text(sample.number), "+" if term.sign > 0 else "-",
+        term.cell_id, _text(term.cell_seed), term.metric, _text(term.value), term.why, term.run_id or NOTHING,
+        term.commit or NOTHING,
+    ]  # fmt: skip
+
+
+def _text(value: float | None) -> str:
+    """In full: the shortest text that reads back as the same number."""
+    return NOTHING if value is None else repr(value)
+
+
+def _csv(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows(rows)
+    return buffer.getvalue()

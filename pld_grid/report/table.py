@@ -1,0 +1,280 @@
+"""Entries x layout x records x paper -> a table of numbers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pld_grid.errors import InputError
+from pld_grid.grid import Entry, Grid, matches
+from pld_grid.layout import BASELINE, Column, DifferenceRow
+from pld_grid.records import Records
+from pld_grid.report.paper import Key, PaperTable, describe, read_paper
+from pld_grid.report.setting import Setting, setting_of
+from pld_grid.report.values import Sample, Value, absent, subtract, term
+from pld_grid.spec import Cell, digest
+
+TableCell = str | Value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its name for people, a text or a number per column, and the entries that it was made of."""
+
+    name: str
+    cells: tuple[TableCell, ...]
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A filled table. `paper` is the file of the printed figures, or empty."""
+
+    name: str
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[Row, ...]
+    setting: Setting
+    paper: str
+    cells: dict[str, Cell]
+    states: dict[str, str]
+
+    @property
+    def values(self) -> list[Value]:
+        """Every number of the table, row by row."""
+        return [cell for row in self.rows for cell in row.cells if isinstance(cell, Value)]
+
+    def is_value(self, index: int) -> bool:
+        """Whether a column holds numbers."""
+        return any(isinstance(row.cells[index], Value) for row in self.rows)
+
+
+def build_table(grid: Grid, records: Records, paper_folder: str | Path | None = None) -> Table:
+    """Fills a grid's table from records (by cell id), beside the paper's figures if the grid names some.
+
+    Raises InputError if a number of the table would come from cells that differ in more than their seed, or if a row
+    or column of ours has no partner in the paper's table, or the other way round.
+    """
+    builder = _Builder(grid, records)
+    rows = builder.rows()
+    paper = grid.layout.paper
+    if paper is not None and paper_folder is not None:
+        if Path(paper).name != paper:
+            raise grid.document.error(("table", "paper"), f'"{paper}" must be a plain file name without its .csv')
+        rows = _beside(grid, rows, read_paper(paper_folder, paper, builder.keys))
+    cells = {cell.cell_id: cell for cell in grid.cells()}
+    return Table(
+        name=grid.name,
+        title=grid.layout.title or grid.document.data.get("description") or grid.name,
+        headers=tuple(column.header for column in grid.layout.columns),
+        rows=tuple(rows),
+        setting=setting_of(grid),
+        paper=f"{paper}.csv" if paper is not None and paper_folder is not None else "",
+        cells=cells,
+        states={i: str(records[i].state) if i in records else "not run" for i in cells},
+    )
+
+
+class _Builder:
+    """One pass over a layout's rows and columns."""
+
+    def __init__(self, grid: Grid, records: Records) -> None:
+        self.grid, self.records, self.layout = grid, records, grid.layout
+        self.columns = grid.layout.columns
+        self.keys = tuple(column.header for column in self.columns if column.axes)
+        self.baselines = [entry for entry in grid.entries if entry.role == "baseline"]
+        self.digests: dict[str, str] = {}
+
+    def rows(self) -> list[Row]:
+        groups: dict[tuple[Any, ...], list[Entry]] = {}
+        for entry in self.grid.entries:
+            if entry.role != "baseline":
+                groups.setdefault(tuple(entry.labels.get(name) for name in self.layout.rows), []).append(entry)
+        rows = [self.row(entries) for entries in groups.values()]
+        return rows + [self.difference_row(i, row, rows) for i, row in enumerate(self.layout.difference_rows)]
+
+    def row(self, entries: list[Entry]) -> Row:
+        texts = {c.header: self.axis_text(c, entries[0]) for c in self.columns if c.axes}
+        name = describe(self.keys, tuple(texts[key] for key in self.keys))
+        samples: dict[str, tuple[Sample, ...]] = {}
+        cells: list[TableCell] = []
+        for number, column in enumerate(self.columns):
+            if column.axes:
+                cells.append(texts[column.header])
+                continue
+            found = None
+            if not column.only or any(matches(entry.labels, column.only) for entry in entries):
+                found = self.samples(number, column, entries, samples, name)
+            if found is None:
+                cells.append("")
+            else:
+                samples[column.header] = found
+                cells.append(Value(found, column.format, fact=column.parameters is not None))
+        return Row(name, tuple(cells), tuple(entries))
+
+    def axis_text(self, column: Column, entry: Entry) -> str:
+        """A label as the table spells it; empty where the entry has none, or where `only` says so."""
+        if column.only and not matches(entry.labels, column.only):
+            return ""
+        values = [entry.labels[axis] for axis in column.axes if axis in entry.labels]
+        if len(values) == 1 and values[0] in column.names:
+            return column.names[values[0]]
+        parts = [format(v, column.format) if isinstance(v, float) else str(v) for v in values]
+        text = " ".join(parts)
+        return column.names.get(text, text)
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    def samples(
+        self, number: int, column: Column, entries: list[Entry], before: dict[str, tuple[Sample, ...]], row: str
+    ) -> tuple[Sample, ...] | None:
+        """A column's numbers in a row; None where it subtracts a column that is blank there."""
+        if column.minus is None:
+            chosen = [entry for entry in entries if matches(entry.labels, column.where)]
+            return self.measured(number, column, chosen, row)
+        sides = []
+        for operand in column.minus:
+            if operand == BASELINE:
+                sides.append(self.baseline(number, column, entries[0], row))
+            elif operand in self.keys:
+                raise self.error(number, row, f'subtracts "{operand}", which holds no numbers')
+            elif operand in before:
+                sides.append(before[operand])
+            else:
+                return None
+        return subtract(sides[0], sides[1])
+
+    def baseline(self, number: int, column: Column, entry: Entry, row: str) -> tuple[Sample, ...]:
+        """The baseline's number in the metric of the other operand.
+
+        If there are several baselines, those count that share the row's labels where the baselines differ.
+        """
+        assert column.minus is not None
+        other = next((c for c in self.columns if c.header in column.minus and c.metric is not None), None)
+        if not self.baselines or other is None:
+            problem = "a baseline is subtracted from, or less, a metric column" if self.baselines else "no such block"
+            raise self.error(number, row, f'"{BASELINE}": {problem}; add a block with `role: baseline`')
+        differing = [
+            name for name in self.layout.rows
+            if name in entry.labels and len({b.labels.get(name) for b in self.baselines}) > 1
+        ]  # fmt: skip
+        where = {name: entry.labels[name] for name in differing}
+        return self.measured(number, other, [b for b in self.baselines if matches(b.labels, where)], row)
+
+    def measured(self, number: int, column: Column, entries: list[Entry], row: str) -> tuple[Sample, ...]:
+        """The numbers of the cells behind the entries, one per seed."""
+        metric = column.metric or "parameters"
+        of_teacher = column.of == "teacher" or column.parameters == "teacher"
+        cells: dict[str, Cell] = {}
+        constant = of_teacher or all(entry.role == "teacher" for entry in entries)
+        for entry in entries:
+            cell = entry.cell.teacher if of_teacher and entry.role != "teacher" else entry.cell
+            if cell is not None:
+                cells.setdefault(cell.cell_id, cell)
+        if not cells:
+            return absent(metric)
+        self.check_one(number, column, list(cells.values()), entries, row)
+        terms = [(cell, term(cell, metric, self.records.get(cell.cell_id))) for cell in cells.values()]
+        if column.parameters is not None:
+            known = next((t for _, t in terms if t.value is not None), terms[0][1])
+            return (Sample(None, (known,)),)
+        found = [Sample(None if constant else cell.seed, (t,)) for cell, t in terms]
+        return tuple(sorted(found, key=lambda sample: -1 if sample.seed is None else sample.seed))
+
+    def check_one(self, number: int, column: Column, cells: list[Cell], entries: list[Entry], row: str) -> None:
+        """Refuses cells that differ in more than the seed (for a model's size: in more than the model)."""
+        if column.parameters is not None:
+            kinds = {digest(cell.student) for cell in cells}
+        else:
+            kinds = {self.seedless(cell) for cell in cells}
+        if len(kinds) < 2:
+            return
+        names = dict.fromkeys(name for entry in entries for name in entry.labels if name != "seed")
+        values = {name: list(dict.fromkeys(str(e.labels.get(name, NOT_SET)) for e in entries)) for name in names}
+        differing = "; ".join(f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1)
+        raise self.error(
+            number, row,
+            f"is ambiguous: {len(kinds)} cells match that differ in more than the seed ({differing}); name one of these"
+            " labels in `rows`, or in the column's `where`",
+        )  # fmt: skip
+
+    def seedless(self, cell: Cell) -> str:
+        if cell.cell_id not in self.digests:
+            # A fresh object: model_copy would copy the cached cell_id along.
+            self.digests[cell.cell_id] = digest(Cell(**{**dict(cell), "seed": 0}))
+        return self.digests[cell.cell_id]
+
+    def error(self, number: int, row: str, message: str) -> InputError:
+        header = self.columns[number].header
+        where = f'table {self.grid.name}, row "{row}", column "{header}"'
+        return self.grid.document.error(("table", "columns", number), f"{where} {message}")
+
+    # -- difference rows -----------------------------------------------------------------------------------------------
+
+    def difference_row(self, index: int, wanted: DifferenceRow, rows: Sequence[Row]) -> Row:
+        sides = [self.one_row(index, side, where, rows) for side, where in enumerate(wanted.minus)]
+        cells: list[TableCell] = []
+        for number, column in enumerate(self.columns):
+            left, right = (row.cells[number] for row in sides)
+            if isinstance(left, Value) and isinstance(right, Value) and not left.fact:
+                cells.append(Value(subtract(left.samples, right.samples), column.format))
+            else:
+                cells.append(wanted.header if column.header == self.keys[0] else "")
+        name = describe(self.keys, (wanted.header, *("" for _ in self.keys[1:])))
+        return Row(name, tuple(cells), tuple(entry for row in sides for entry in row.entries))
+
+    def one_row(self, index: int, side: int, where: dict[str, Any], rows: Iterable[Row]) -> Row:
+        at = ("table", "difference_rows", index)
+        if not self.keys:
+            raise self.grid.document.error(at, "a difference row needs a column with an axis, for its name")
+        found = [row for row in rows if matches(self.shared(row), where)]
+        if len(found) != 1:
+            said = ", ".join(f"{k}: {v}" for k, v in where.items())
+            raise self.grid.document.error((*at, "minus", side), f"{len(found)} rows match ({said}), not one")
+        return found[0]
+
+    def shared(self, row: Row) -> dict[str, Any]:
+        labels = row.entries[0].labels
+        return {name: labels[name] for name in self.layout.rows if name in labels}
+
+
+NOT_SET = "not set"
+
+
+def _beside(grid: Grid, rows: list[Row], paper: PaperTable) -> list[Row]:
+    """The rows with the paper's figures at their numbers; whatever has no partner is an error."""
+    columns = grid.layout.columns
+    at = ("table", "paper")
+    ours, theirs = [column.header for column in columns], list(paper.headers)
+    if missing := [h for h in theirs if h not in ours]:
+        raise grid.document.error(at, f'column "{missing[0]}" of {paper.source} has no partner in table {grid.name}')
+    if missing := [h for h in ours if h not in theirs]:
+        raise grid.document.error(at, f'column "{missing[0]}" of table {grid.name} has no partner in {paper.source}')
+    keyed: dict[Key, Row] = {}
+    for row in rows:
+        key = tuple(str(cell) for cell, column in zip(row.cells, columns, strict=True) if column.axes)
+        if key in keyed:
+            raise grid.document.error(at, f"two rows of table {grid.name} read {row.name}, which no paper row can join")
+        keyed[key] = row
+    for key in paper.figures:
+        if key not in keyed:
+            name = describe(paper.keys, key)
+            raise grid.document.error(at, f"row {name} of {paper.source} has no partner in table {grid.name}")
+    joined = []
+    for key, row in keyed.items():
+        figures = paper.figures.get(key)
+        if figures is None:
+            raise grid.document.error(at, f"row {row.name} of table {grid.name} has no partner in {paper.source}")
+        cells: list[TableCell] = []
+        for cell, column in zip(row.cells, columns, strict=True):
+            figure = figures.get(column.header, "")
+            if isinstance(cell, Value):
+                cells.append(replace(cell, paper=figure))
+            elif figure:
+                raise grid.document.error(
+                    at, f'row {row.name}, column "{column.header}": {paper.source} prints {figure}, our table is blank'
+                )
+            else:
+                cells.append(cell)
+        joined.append(replace(row, cells=tuple(cells)))
+    return joined

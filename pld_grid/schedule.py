@@ -1,0 +1,208 @@
+"""Runs a plan on Ray: one Tune trial per cohort, a wave at a time. The only module that imports Ray.
+
+Tune is a disposable executor: it hands out resources and starts again what died. What is done, and what a result is,
+stands in the store alone.
+"""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pld_grid.errors import ResourceError
+from pld_grid.events import Event, Listener
+from pld_grid.plan import Cohort, Plan
+from pld_grid.profile import MachineSettings
+from pld_grid.spec import Cell
+from pld_grid.store import Status, Store
+from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
+
+WORKER_DEATHS = 3
+_EVENTS_EVERY = 0.5
+
+# Read by Ray when it is imported or started, hence set here and not at the call.
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C must reach us: Tune's own handler would go on saving its own state.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[dict[str, float]]:
+    """A connection to Ray: a local cluster that ends with the block, or a running one at `address`.
+
+    Yields the cluster's resources. Raises ResourceError if the address cannot be reached.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    if ray.is_initialized():
+        yield dict(ray.cluster_resources())
+        return
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        # Loopback, one user: no token is needed, and none should be left in the home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+    try:
+        yield dict(ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+def check_resources(machine: MachineSettings, available: dict[str, float]) -> None:
+    """Raises ResourceError if one cohort needs more than the cluster has: Ray would wait for it for ever."""
+    for name, wanted in (("CPU", machine.cpus_per_cohort), ("GPU", machine.gpus_per_cohort)):
+        if wanted > available.get(name, 0):
+            raise ResourceError(
+                f"a cohort asks for {wanted:g} {name}s, the cluster has {available.get(name, 0):g} "
+                f"(--{name.lower()}s-per-cohort changes it)"
+            )
+
+
+def slots(machine: MachineSettings, available: dict[str, float]) -> int:
+    """How many cohorts can run at a time."""
+    by_cpu = available.get("CPU", 0) / machine.cpus_per_cohort
+    by_gpu = available.get("GPU", 0) / machine.gpus_per_cohort if machine.gpus_per_cohort else by_cpu
+    return max(1, int(min(by_cpu, by_gpu) + 1e-9))
+
+
+def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None:
+    """Runs what the plan has pending, inside `cluster`; every cell ends in the store with a receipt or a status.
+
+    On KeyboardInterrupt the running cells become `cancelled`, keeping their checkpoints, and it is raised again.
+    """
+    store = Store(surroundings.store)
+    for wave in plan.waves:
+        cohorts = [c for c in (_trainable(cohort, store, listener) for cohort in wave) if c is not None]
+        if cohorts:
+            _run_wave(cohorts, surroundings, store, listener)
+
+
+def _trainable(cohort: Cohort, store: Store, listener: Listener) -> Cohort | None:
+    """The cohort without the cells whose teacher could not be made."""
+    teacher = cohort.teacher
+    if teacher is None or teacher.is_measurement:
+        return cohort
+    receipt = store.receipt(teacher)
+    if receipt is not None and receipt.state == "finished":
+        return cohort
+    state = "was not trained" if receipt is None else receipt.state
+    reason = f"its teacher {teacher.cell_id} ({teacher.student.architecture}) {state}"
+    for cell in cohort.cells:
+        if cell.teacher is not None:
+            _note_failure(store, cell, reason, listener)
+    kept = tuple(cell for cell in cohort.cells if cell.teacher is None)
+    return Cohort(kept) if kept else None
+
+
+def _note_failure(store: Store, cell: Cell, reason: str, listener: Listener) -> None:
+    store.write_cell(cell)
+    store.write_status(cell.cell_id, Status(state="failed", reason=reason, time=time.time()))
+    listener(Event("failed", cell.cell_id, reason=reason))
+
+
+def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Store, listener: Listener) -> None:
+    from ray import tune
+
+    machine = surroundings.machine
+    running: set[str] = set()
+
+    def hear(event: Event) -> None:
+        running.add(event.cell_id) if event.kind in ("started", "epoch") else running.discard(event.cell_id)
+        listener(event)
+
+    class Ears(tune.Callback):  # type: ignore[misc]
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
+            for event in result.get("events", ()):
+                hear(Event(**event))
+
+        def __reduce__(self) -> Any:
+            # Tune pickles its callbacks to resume a driver, which we never do; a listener cannot be pickled.
+            return tune.Callback, ()
+
+    trainable = tune.with_parameters(
+        _trial, cohorts=[[c.model_dump(mode="json") for c in cohort.cells] for cohort in cohorts],
+        surroundings=surroundings,
+    )  # fmt: skip
+    resources = {"CPU": machine.cpus_per_cohort}
+    if machine.gpus_per_cohort:
+        resources["GPU"] = machine.gpus_per_cohort
+    with tempfile.TemporaryDirectory(prefix="pld_grid-tune-", ignore_cleanup_errors=True) as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            param_space={"cohort": tune.grid_search(list(range(len(cohorts))))},
+            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+            run_config=tune.RunConfig(
+                name="wave",
+                storage_path=folder,
+                callbacks=[Ears()],
+                failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+                verbose=0,
+            ),
+        )
+        try:
+            results = tuner.fit()
+        except KeyboardInterrupt:
+            for cell_id in running:
+                if store.receipt(cell_id) is None:
+                    store.write_status(cell_id, Status(state="cancelled", reason="interrupted", time=time.time()))
+            raise
+    # A trial that says nothing, or died too often, is a success to Tune: only the store tells.
+    errors = [str(error).splitlines()[-1] for error in results.errors]
+    for cohort in cohorts:
+        for cell in cohort.cells:
+            progress = store.progress(cell.cell_id)
+            if progress is None or progress.state == "unfinished":
+                died = f"its worker died {WORKER_DEATHS + 1} times" if errors else "its trial ended without a result"
+                _note_failure(store, cell, f"{died}{': ' + errors[0][:300] if errors else ''}", hear)
+
+
+def _trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surroundings: Surroundings) -> None:
+    """One cohort, in a Ray worker. Errors end here: only a worker's death is worth another try."""
+    import torch
+    from ray import tune
+
+    # Ray exports OMP_NUM_THREADS=1; a cohort has its CPUs to itself.
+    torch.set_num_threads(max(1, int(surroundings.machine.cpus_per_cohort)))
+    cells = [Cell.model_validate(cell) for cell in cohorts[config["cohort"]]]
+    outbox: list[dict[str, Any]] = []
+    last_sent = time.monotonic()
+
+    def send() -> None:
+        nonlocal last_sent
+        if outbox:
+            tune.report({"events": outbox.copy()})
+            outbox.clear()
+        last_sent = time.monotonic()
+
+    def listener(event: Event) -> None:
+        outbox.append(event.to_dict())
+        if time.monotonic() - last_sent > _EVENTS_EVERY:
+            send()
+
+    try:
+        train_cohort(cells, surroundings, listener)
+    except Exception as error:
+        store = Store(surroundings.store)
+        for cell in cells:
+            if store.receipt(cell) is None:
+                fail_cell(store, cell.cell_id, 0, error, listener)
+    send()

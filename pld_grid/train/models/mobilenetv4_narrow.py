@@ -1,0 +1,107 @@
+"""MobileNetV4 for images of a few hundred pixels: the five published layouts, narrow and shallow.
+
+The published ones have a total stride of 32 and end 16-pixel images at one pixel after half their depth. These keep
+each layout's blocks (plain convolutions in Small; a fused inverted bottleneck, then universal inverted bottlenecks
+above; mobile attention and layer scale in Hybrid; timm's activations) at a total stride of 8 and a fifth of the depth.
+"""
+
+from typing import Any
+
+from timm.models import MobileNetV3, build_model_with_cfg, generate_default_cfgs, register_model
+
+# timm's models are all built from such strings, but their decoder has no public name.
+from timm.models._efficientnet_builder import decode_arch_def
+
+
+_NAMES = ("conv_small", "conv_medium", "conv_large", "hybrid_medium", "hybrid_large")
+# Where `register_model` looks for a model's facts; there are no published weights.
+default_cfgs = generate_default_cfgs(
+    {
+        f"mobilenetv4_{name}_narrow": {
+            "input_size": (3, 16, 16),
+            "pool_size": (2, 2),
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+        }
+        for name in _NAMES
+    }
+)
+
+
+def _build(variant: str, stages: list[list[str]], features: int, **options: Any) -> MobileNetV3:
+    """A MobileNetV4 (timm's class has the older name) of those stages.
+
+    Args:
+        variant: registered name.
+        stages: timm's block strings.
+        features: width of the layer before the classifier.
+        options: keywords of `MobileNetV3`, and those that `timm.create_model` passes on.
+    """
+    built: MobileNetV3 = build_model_with_cfg(
+        MobileNetV3,
+        variant,
+        block_args=decode_arch_def(stages),
+        num_features=features,
+        **{"stem_size": 16, "head_bias": False, "head_norm": True} | options,
+    )
+    return built
+
+
+@register_model
+def mobilenetv4_conv_small_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
+    """Conv Small: plain convolutions, then universal inverted bottlenecks."""
+    stages = [
+        ["cn_r1_k3_s1_e1_c16"],
+        ["cn_r1_k3_s2_e1_c32", "cn_r1_k1_s1_e1_c24"],
+        ["uir_r1_a3_k3_s2_e3_c48", "uir_r1_a0_k3_s1_e2_c48", "uir_r1_a3_k0_s1_e4_c48"],
+        ["cn_r1_k1_s1_c96"],
+    ]
+    return _build("mobilenetv4_conv_small_narrow", stages, 128, pretrained=pretrained, **options)
+
+
+@register_model
+def mobilenetv4_conv_medium_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
+    """Conv Medium: a fused inverted bottleneck, then universal ones."""
+    stages = [
+        ["er_r1_k3_s2_e4_c24"],
+        ["uir_r1_a3_k3_s1_e4_c40"],
+        ["uir_r1_a3_k3_s2_e4_c64", "uir_r1_a3_k3_s1_e4_c64", "uir_r1_a3_k0_s1_e4_c64", "uir_r1_a0_k0_s1_e2_c64"],
+        ["cn_r1_k1_s1_c160"],
+    ]
+    return _build("mobilenetv4_conv_medium_narrow", stages, 192, pretrained=pretrained, **options)
+
+
+@register_model
+def mobilenetv4_conv_large_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
+    """Conv Large: Conv Medium's blocks, wider."""
+    stages = [
+        ["er_r1_k3_s2_e4_c32"],
+        ["uir_r1_a3_k5_s1_e4_c64"],
+        ["uir_r1_a3_k5_s2_e4_c128", "uir_r1_a5_k3_s1_e4_c128", "uir_r1_a3_k3_s1_e4_c128", "uir_r1_a3_k0_s1_e4_c128"],
+        ["cn_r1_k1_s1_c256"],
+    ]
+    return _build("mobilenetv4_conv_large_narrow", stages, 384, pretrained=pretrained, **options)
+
+
+@register_model
+def mobilenetv4_hybrid_medium_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
+    """Hybrid Medium: Conv Medium's blocks with mobile attention between them."""
+    stages = [
+        ["er_r1_k3_s2_e4_c24"],
+        ["uir_r1_a3_k3_s1_e4_c40", "mqa_r1_k3_h4_s1_v2_d16_c40", "uir_r1_a3_k0_s1_e4_c40"],
+        ["uir_r1_a3_k3_s2_e4_c80", "uir_r1_a3_k3_s1_e4_c80", "mqa_r1_k3_h4_s1_d16_c80", "uir_r1_a3_k0_s1_e4_c80"],
+        ["cn_r1_k1_s1_c192"],
+    ]
+    return _build("mobilenetv4_hybrid_medium_narrow", stages, 256, pretrained=pretrained, layer_scale_init_value=0.1, **options)
+
+
+@register_model
+def mobilenetv4_hybrid_large_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
+    """Hybrid Large: Hybrid Medium's blocks, wider, with GELU."""
+    stages = [
+        ["er_r1_k3_s2_e4_c32"],
+        ["uir_r1_a3_k5_s1_e4_c64", "mqa_r1_k3_h4_s1_v2_d16_c64", "uir_r1_a3_k0_s1_e4_c64"],
+        ["uir_r1_a3_k5_s2_e4_c128", "uir_r1_a3_k3_s1_e4_c128", "mqa_r1_k3_h4_s1_d32_c128", "uir_r1_a3_k0_s1_e4_c128"],
+        ["cn_r1_k1_s1_c256"],
+    ]
+    return _build("mobilenetv4_hybrid_large_narrow", stages, 384, pretrained=pretrained, act_layer="gelu", layer_scale_init_value=0.1, **options)
