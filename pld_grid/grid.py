@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pld_grid.catalogue import LossInfo
 from pld_grid.errors import InputError, listing, nearest
 from pld_grid.gridfile import AXES, Block, GridFile, Sweep
-from pld_grid.layout import Layout, default_layout
+from pld_grid.layout import Layout, check_labels, default_layout
 from pld_grid.profile import Profile
 from pld_grid.reading import Document, Path_, read_file, show
 from pld_grid.spec import Cell, Loss, Model, Scalar
@@ -73,7 +73,8 @@ def expand(
         )
     entries = _without_excluded(document, file, list(_unique(expanded.entries())), seeds)
     layout = file.table or default_layout(_varying(entries))
-    _check_layout(document, layout, entries, profile)
+    losses = {*profile.catalogue.losses, *(str(entry.labels["loss"]) for entry in entries)}
+    layout.check(document, _label_names(entries), losses)
     return Grid(name, document, profile, tuple(entries), layout)
 
 
@@ -341,7 +342,7 @@ def _label_names(entries: list[Entry]) -> set[str]:
 def _without_excluded(document: Document, file: GridFile, entries: list[Entry], seeds: int | None) -> list[Entry]:
     for number, rule in enumerate(file.exclude):
         at: Path_ = ("exclude", number)
-        _check_labels(document, at, rule, _label_names(entries))
+        check_labels(document, at, rule, _label_names(entries))
         kept = [e for e in entries if not matches(e.labels, rule)]
         # `--seeds` may leave out the very seeds that a rule is about.
         if len(kept) == len(entries) and not (seeds is not None and "seed" in rule):
@@ -363,15 +364,6 @@ def _excludes_nothing(document: Document, at: Path_, rule: Mapping[str, Any], en
     return document.error(at, "excludes nothing: no cell is all of this")
 
 
-def _check_labels(document: Document, at: Path_, names: Any, valid: set[str]) -> None:
-    for name in names:
-        if name not in valid:
-            path = (*at, name) if (*at, name) in document.lines else at
-            raise document.error(
-                path, f'"{name}" is no axis or label of this grid; valid: {listing(valid, 20)}{nearest(name, valid)}'
-            )
-
-
 def _varying(entries: list[Entry]) -> list[str]:
     """The labels that tell entries apart, seeds aside."""
     names = [n for e in entries for n in e.labels]
@@ -379,30 +371,4 @@ def _varying(entries: list[Entry]) -> list[str]:
     return [n for n in ordered if len({str(e.labels.get(n)) for e in entries}) > 1] or ["student"]
 
 
-def _check_layout(document: Document, layout: Layout, entries: list[Entry], profile: Profile) -> None:
-    valid = _label_names(entries)
-    base: Path_ = ("table",)
-    # A table may keep columns for losses that its grid left out, but not for losses that do not exist.
-    losses = {*profile.catalogue.losses, *(str(e.labels["loss"]) for e in entries)}
-
-    def check_where(at: Path_, where: Mapping[str, Scalar]) -> None:
-        _check_labels(document, at, where, valid)
-        if "loss" in where and where["loss"] not in losses:
-            message = f"unknown loss {show(where['loss'])}; valid: {listing(losses)}{nearest(where['loss'], losses)}"
-            raise document.error((*at, "loss"), message)
-
-    _check_labels(document, (*base, "rows"), layout.rows, valid)
-    for number, column in enumerate(layout.columns):
-        at = (*base, "columns", number)
-        _check_labels(document, (*at, "axis"), column.axes, valid)
-        check_where((*at, "where"), column.where)
-        check_where((*at, "only"), column.only)
-        for axis in column.axes:
-            if axis not in layout.rows:
-                raise document.error((*at, "axis"), f'"{axis}" is not among the rows: {listing(layout.rows)}')
-    for number, row in enumerate(layout.difference_rows):
-        for side, where in enumerate(row.minus):
-            check_where((*base, "difference_rows", number, "minus", side), where)
-
-
-__all__ = ["AXES", "MAX_CELLS", "Block", "GridFile", "Entry", "Grid", "Labels", "expand", "load_grid", "matches"]
+__all__ = ["AXES", "MAX_CELLS", "Entry", "Grid", "Labels", "expand", "load_grid", "matches"]

@@ -4,10 +4,13 @@ A row is one combination of the labels named in `rows`; a column shows a label, 
 the cell that `where` picks within the row, or the difference of two columns.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pld_grid.errors import listing, nearest
+from pld_grid.reading import Document, Path_, show
 from pld_grid.spec import Frozen, Scalar
 
 Where = dict[str, Scalar]
@@ -81,6 +84,44 @@ class Layout(Frozen):
                     raise ValueError(f'column "{column.header}" subtracts "{operand}", which is no column before it')
             seen.add(column.header)
         return self
+
+    def check(self, document: Document, valid: set[str], losses: set[str]) -> None:
+        """Raises InputError if the table names a label that no cell has, or a loss that does not exist.
+
+        A loss that exists but is not in the grid is fine: its columns stay empty.
+        """
+        base: Path_ = ("table",)
+
+        def check_where(at: Path_, where: Mapping[str, Scalar]) -> None:
+            check_labels(document, at, where, valid)
+            if "loss" in where and where["loss"] not in losses:
+                message = (
+                    f"unknown loss {show(where['loss'])}; valid: {listing(losses)}{nearest(where['loss'], losses)}"
+                )
+                raise document.error((*at, "loss"), message)
+
+        check_labels(document, (*base, "rows"), self.rows, valid)
+        for number, column in enumerate(self.columns):
+            at = (*base, "columns", number)
+            check_labels(document, (*at, "axis"), column.axes, valid)
+            check_where((*at, "where"), column.where)
+            check_where((*at, "only"), column.only)
+            for axis in column.axes:
+                if axis not in self.rows:
+                    raise document.error((*at, "axis"), f'"{axis}" is not among the rows: {listing(self.rows)}')
+        for number, row in enumerate(self.difference_rows):
+            for side, where in enumerate(row.minus):
+                check_where((*base, "difference_rows", number, "minus", side), where)
+
+
+def check_labels(document: Document, at: Path_, names: Iterable[str], valid: set[str]) -> None:
+    """Raises InputError at the first of `names` that is no label of the grid."""
+    for name in names:
+        if name not in valid:
+            path = (*at, name) if (*at, name) in document.lines else at
+            raise document.error(
+                path, f'"{name}" is no axis or label of this grid; valid: {listing(valid, 20)}{nearest(name, valid)}'
+            )
 
 
 def default_layout(varying: list[str]) -> Layout:

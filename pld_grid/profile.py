@@ -117,8 +117,10 @@ class Profile:
             raise ValueError(f'unknown optimizer "{name}"; valid: {_names(name, self.file.optimizers)}')
         # timm's defaults become part of the cell: if they change, so does its name.
         defaults = self.catalogue.optimizers[name]
-        given = {k: float(v) if isinstance(defaults[k], float) else v for k, v in settings.options.items()}
-        options = {**defaults, **given}
+        options = dict(defaults)
+        for key, value in settings.options.items():
+            # 1 and 1.0 are the same number, so they must not name two cells.
+            options[key] = float(value) if isinstance(value, int) and isinstance(defaults[key], float) else value
         return Optimizer(
             name=name,
             learning_rate=settings.learning_rate,

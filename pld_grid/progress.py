@@ -91,8 +91,13 @@ class Progress:
         if self.live is None or event.kind != "finished":
             self.console.print(line, soft_wrap=True)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
     def _timing(self) -> str:
-        elapsed = time.monotonic() - self.started
+        elapsed = self.elapsed
         done = sum(self.epochs.values())
         fresh = done - self.skipped
         eta = f", eta {duration(elapsed / fresh * (self.epochs_total - done))}" if fresh > 0 else ""

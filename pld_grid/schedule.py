@@ -26,6 +26,8 @@ _EVENTS_EVERY = 0.5
 # Read by Ray when it is imported or started, hence set here and not at the call.
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The new output prints a banner per wave even at verbose=0.
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pld_grid.report.markdown import escape, grid_lines, models_list, warning
+from pld_grid.report.markdown import code, escape, grid_lines, models_list, warning
 from pld_grid.report.table import Table
 from pld_grid.report.values import finished
 from pld_grid.spec import Cell, ledger
@@ -22,7 +22,7 @@ def index_markdown(tables: Sequence[Table]) -> str:
         models = {known: text for table in mine for known, text in table.setting.models.items()}
         parts.append(warning(setting, any(table.paper for table in mine)))
         parts.append(
-            grid_lines(["Profile", f"`{name}`: {escape(setting.description)}"], [["Models", models_list(models)]])
+            grid_lines(["Profile", f"{code(name)}: {escape(setting.description)}"], [["Models", models_list(models)]])
         )
     parts += [_tables(tables), _total(cells, states)]
     parts.append(
@@ -41,7 +41,7 @@ def _tables(tables: Sequence[Table]) -> str:
         rest = ", ".join(f"{number} {state}" for state, number in sorted(count.items())) or "none"
         link = f"[{escape(table.title)}]({table.name}.md) ([CSV]({table.name}.csv))"
         rows.append([link, f"{numbers} of {wanted}", f"{done} of {len(table.states)}", rest])
-    return grid_lines(["Table", "Numbers", "Cells finished", "Cells missing"], rows, (1, 2))
+    return grid_lines(["Table", "Numbers complete", "Cells finished", "Cells missing"], rows, (1, 2))
 
 
 def _total(cells: dict[str, Cell], states: dict[str, str]) -> str:
@@ -59,7 +59,7 @@ def _ledger(cells: Iterable[Cell]) -> str:
     rows = []
     for entry in ledger():
         used = sorted({json.dumps(value) for cell in everything for value in _values(cell, entry.field)})
-        rows.append([f"`{entry.field}`", f"`{', '.join(used) or 'nothing'}`", escape(entry.question)])
+        rows.append([code(entry.field), code(", ".join(used)) if used else "not used", escape(entry.question)])
     text = "Each is a recorded field of every cell, so another choice is another cell. The values are those used here."
     return text + "\n\n" + grid_lines(["Field", "Value", "Question"], rows)
 

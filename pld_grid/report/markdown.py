@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pld_grid.report.paper import PAPER_DATASET_TEXT
 from pld_grid.report.setting import Setting
 from pld_grid.report.table import Table
-from pld_grid.report.values import Value, states, texts
+from pld_grid.report.values import NOTHING, Value, states, texts
 
-_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|~"} | {"<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "})
+_SPECIAL = str.maketrans(
+    {c: f"\\{c}" for c in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "}
+)
 
 
 def table_markdown(table: Table) -> str:
@@ -26,6 +28,11 @@ def escape(text: str) -> str:
     return text.translate(_SPECIAL)
 
 
+def code(text: str) -> str:
+    """Text in a code span; inside a table even there a bar would end the cell."""
+    return "`" + " ".join(text.replace("`", "'").replace("|", "\\|").split()) + "`"
+
+
 def grid_lines(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     """A Markdown table; `right` are the columns aligned to the right."""
     right = set(right)
@@ -42,22 +49,24 @@ def warning(setting: Setting, paper: bool) -> str:
     )
     if paper:
         text += (
-            f" The paper's figures are {PAPER_DATASET_TEXT}'s: a difference to them compares two data sets, and says"
-            " nothing about reproduction."
+            f" The paper's figures are for {PAPER_DATASET_TEXT}: a difference to them compares two data sets and says"
+            " nothing about a reproduction."
         )
     return text
 
 
-def setting_rows(setting: Setting) -> list[list[str]]:
+def _setting_rows(setting: Setting, paper: bool) -> list[list[str]]:
     """Label and text of what the numbers were made with."""
+    named = "the paper's" if paper else "the grid's"
+    epochs = [str(run) if run == number else f"{run} for {named} {number}" for number, run in setting.epochs.items()]
     n = len(setting.seeds)
     spread = "" if n > 1 else ': one seed, so no standard deviation ("-")'
     return [
-        ["Profile", f"`{setting.profile}`: {escape(setting.description)}"],
+        ["Profile", f"{code(setting.profile)}: {escape(setting.description)}"],
         ["Dataset", escape(setting.dataset)],
         ["Models", models_list(setting.models)],
         ["Teachers", escape(setting.teachers)],
-        ["Epochs", escape(setting.epochs_text)],
+        ["Epochs", "<br>".join(epochs) or "none"],
         ["Batches", escape(setting.recipe)],
         ["Seeds", f"{', '.join(map(str, setting.seeds)) or 'none'} (n = {n}{spread})"],
     ]
@@ -65,11 +74,11 @@ def setting_rows(setting: Setting) -> list[list[str]]:
 
 def models_list(models: Mapping[str, str]) -> str:
     """Names and what they stood for, one a line inside a table's cell."""
-    return "<br>".join(f"{escape(name)}: `{text}`" for name, text in models.items())
+    return "<br>".join(f"{escape(name)}: {code(text)}" for name, text in models.items())
 
 
 def _setting(table: Table) -> str:
-    rows = setting_rows(table.setting)
+    rows = _setting_rows(table.setting, bool(table.paper))
     done = sum(state == "finished" for state in table.states.values())
     rows.append(["Cells", f"{done} of {len(table.states)} finished, teachers included"])
     return grid_lines(["Ours", ""], rows)
@@ -88,8 +97,7 @@ def _cell(value: Value) -> str:
         ours += f" ± {said['std']}"
     below = []
     if value.n < value.wanted:
-        brief = states(value, brief=True)
-        below.append(escape(brief if value.n == 0 else f"n = {brief}"))
+        below.append(escape(states(value, brief=True)))
     if value.paper is not None:
         below.append(" · ".join([said["paper"], *([said["difference"]] if value.difference is not None else [])]))
     return "<br>".join([ours, *(f"<sub>{line}</sub>" for line in below)])
@@ -108,12 +116,12 @@ def _legend(table: Table) -> str:
 
 
 def _unfinished(table: Table) -> str:
-    lines: dict[str, None] = {}
+    """Why cells are missing, each at the first number that lacks it; what the table itself says whole is left out."""
+    lines: dict[str, str] = {}
     for row in table.rows:
-        for header, cell in zip(table.headers, row.cells, strict=True):
-            for term in cell.missing if isinstance(cell, Value) else ():
-                if term.reason or (isinstance(cell, Value) and 0 < cell.n < cell.wanted):
-                    place = f"{escape(row.name)}, {escape(header)}"
-                    seed = f", seed {term.cell_seed}" if term.cell_seed is not None else ""
-                    lines[f"- {place}{seed}: {escape(term.why)} (cell `{term.cell_id}`)"] = None
-    return "\n".join(["## Missing numbers", "", *lines]) if lines else ""
+        for header, value in zip(table.headers, row.cells, strict=True):
+            for term in value.missing if isinstance(value, Value) else ():
+                if term.cell_id != NOTHING and (term.reason or value.wanted > 1):
+                    place = f"{row.name}, {header}" + (f", seed {term.cell_seed}" if value.wanted > 1 else "")
+                    lines.setdefault(term.cell_id, f"- {escape(f'{place}: {term.why}')} (cell `{term.cell_id}`)")
+    return "\n".join(["## Missing cells", "", *lines.values()]) if lines else ""

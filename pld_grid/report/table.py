@@ -200,8 +200,8 @@ class _Builder:
 
     def seedless(self, cell: Cell) -> str:
         if cell.cell_id not in self.digests:
-            # A fresh object: model_copy would copy the cached cell_id along.
-            self.digests[cell.cell_id] = digest(Cell(**{**dict(cell), "seed": 0}))
+            # Not the copy's cell_id, which model_copy takes over from the original's cache.
+            self.digests[cell.cell_id] = digest(cell.model_copy(update={"seed": 0}))
         return self.digests[cell.cell_id]
 
     def error(self, number: int, row: str, message: str) -> InputError:

@@ -35,8 +35,7 @@ def _cell(value: Value) -> Text:
     if value.wanted > 1 and value.mean is not None:
         text.append(f" ± {said['std']}", style="not bold")
     if value.n < value.wanted:
-        brief = states(value, brief=True)
-        text.append(f"\n{brief if value.n == 0 else f'n = {brief}'}", style="not bold red")
+        text.append(f"\n{states(value, brief=True)}", style="not bold red")
     if value.paper is not None:
         difference = f" ({said['difference']})" if value.difference is not None else ""
         text.append(f"\n{said['paper']}{difference}", style="not bold dim")

@@ -178,7 +178,7 @@ def texts(value: Value) -> dict[str, str]:
 def states(value: Value, brief: bool = False) -> str:
     """Why numbers are missing, or "finished"; `brief` leaves the reasons out.
 
-    With several seeds, "2 of 3" comes first and each missing cell says its seed.
+    With several seeds, "n = 2 of 3" comes first and each missing cell says its seed.
     """
     if value.n == value.wanted:
         return "finished"
@@ -186,10 +186,11 @@ def states(value: Value, brief: bool = False) -> str:
     said = list(dict.fromkeys(term.state if brief else term.why for term in missing))
     if value.wanted == 1 or (value.n == 0 and len(said) == 1):
         return "; ".join(said)
+    count = f"n = {value.n} of {value.wanted}"
     if brief:
-        return f"{value.n} of {value.wanted}"
+        return count
     each = dict.fromkeys(f"seed {t.cell_seed}: {t.why}" if t.cell_seed is not None else t.why for t in missing)
-    return "; ".join([f"{value.n} of {value.wanted} finished", *each])
+    return "; ".join([count, *each])
 
 
 def finished(values: Iterable[Value]) -> tuple[int, int]:

@@ -48,7 +48,8 @@ class _Optimizers(Mapping[str, Mapping[str, Any]]):
     """Name -> keywords with their defaults, read from the class's signature when asked for."""
 
     def __init__(self) -> None:
-        self._names = timm.optim.list_optimizers()
+        # Fused and 8-bit variants need packages and devices that this machine may lack.
+        self._names = timm.optim.list_optimizers(exclude_filters=("bnb*", "fused*"))
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         if name not in self._names:

@@ -12,14 +12,13 @@ from pld_grid.catalogue import DatasetInfo
 from pld_grid.spec import Dataset, Recipe
 from pld_grid.train.data._split import DataError, Split, Splits
 
-__all__ = ["DataError", "Split", "Splits", "available", "dataset_module", "load"]
+__all__ = ["DataError", "Split", "Splits", "available", "check", "dataset_module", "load"]
 
 
 class DatasetModule(Protocol):
     """What a dataset file offers."""
 
     INFO: DatasetInfo
-
     def load(self, dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
         """Both splits. Raises DataError if the data is missing or not what it should be."""
 
@@ -36,6 +35,16 @@ def dataset_module(name: str) -> DatasetModule:
     return cast(DatasetModule, importlib.import_module(f"{__name__}.{name}"))
 
 
+def check(dataset: Dataset, folder: Path | None) -> None:
+    """Raises DataError if the dataset needs a folder and that is missing; reads no image."""
+    if not dataset_module(dataset.name).INFO.needs_folder:
+        return
+    if folder is None:
+        raise DataError(f"dataset {dataset.name} needs a data folder (--data-dir)")
+    if not folder.is_dir():
+        raise DataError(f"dataset {dataset.name}: no such folder: {folder}")
+
+
 def load(dataset: Dataset, recipe: Recipe, folder: Path | None = None) -> Splits:
     """Loads a dataset's splits.
 
@@ -45,10 +54,5 @@ def load(dataset: Dataset, recipe: Recipe, folder: Path | None = None) -> Splits
     Raises:
         DataError: the folder is missing or does not hold the dataset.
     """
-    module = dataset_module(dataset.name)
-    if module.INFO.needs_folder:
-        if folder is None:
-            raise DataError(f"dataset {dataset.name} needs a data folder (--data-dir)")
-        if not folder.is_dir():
-            raise DataError(f"dataset {dataset.name}: no such folder: {folder}")
-    return module.load(dataset, recipe, folder)
+    check(dataset, folder)
+    return dataset_module(dataset.name).load(dataset, recipe, folder)

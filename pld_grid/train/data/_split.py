@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from pld_grid.errors import PldGridError
 from pld_grid.spec import Augmentation
 from pld_grid.train.randomness import uniforms
 
@@ -20,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 DRAWS = 5
 
 
-class DataError(ValueError):
+class DataError(PldGridError, ValueError):
     """The data is missing, damaged or not what the profile says."""
 
 
@@ -62,16 +63,18 @@ class ArraySplit:
         index_N = torch.from_numpy(indices)
         images_NCHW = self.images_NCHW[index_N]
         if self.augmentation is not None:
-            images_NCHW = augment(images_NCHW, self.augmentation, uniforms(seed, epoch, indices, DRAWS))
+            draws_ND = uniforms(seed, epoch, indices, DRAWS)
+            images_NCHW = augment(images_NCHW, images_NCHW.shape[-1], self.augmentation, draws_ND)
         return images_NCHW, self.target_N[index_N]
 
 
-def augment(images_NCHW: Tensor, augmentation: Augmentation, draws_ND: npt.NDArray[np.float64]) -> Tensor:
-    """Augmented images of the same size; image n uses the uniform numbers of row n."""
+def augment(
+    images_NCHW: Tensor, size: int, augmentation: Augmentation, draws_ND: npt.NDArray[np.float64]
+) -> Tensor:
+    """Augmented images; image n uses the uniform numbers of row n. Only a random resized crop changes their size."""
     if augmentation.crop == "padded":
         images_NCHW = _padded_crop(images_NCHW, augmentation.padding, draws_ND[:, 0], draws_ND[:, 1])
     elif augmentation.crop == "random_resized":
-        size = images_NCHW.shape[-1]
         images_NCHW = torch.stack(
             [random_resized_crop(i, size, augmentation, d) for i, d in zip(images_NCHW, draws_ND, strict=True)]
         )

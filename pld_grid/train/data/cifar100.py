@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from pld_grid.catalogue import DatasetInfo
+from pld_grid.reading import one_line
 from pld_grid.spec import Augmentation, Dataset, Recipe
 from pld_grid.train.data._split import ArraySplit, DataError, Splits
 
@@ -22,7 +23,7 @@ def load(dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
         try:
             data = CIFAR100(str(folder), train=train, download=False)
         except (RuntimeError, OSError, EOFError) as error:
-            raise DataError(f"dataset cifar100: {folder} does not hold CIFAR-100 whole: {error}") from None
+            raise DataError(one_line(f"dataset cifar100: {folder} does not hold CIFAR-100 whole: {error}")) from None
         images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2)
         if images.shape[-1] != dataset.image_size:
             size = [dataset.image_size, dataset.image_size]

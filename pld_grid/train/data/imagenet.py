@@ -16,8 +16,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from pld_grid.catalogue import DatasetInfo
+from pld_grid.errors import listing
+from pld_grid.reading import one_line
 from pld_grid.spec import Dataset, Recipe
-from pld_grid.train.data._split import DRAWS, DataError, Indices, Splits, random_resized_crop
+from pld_grid.train.data._split import DRAWS, DataError, Indices, Splits, augment
 from pld_grid.train.randomness import uniforms
 
 INFO = DatasetInfo(name="imagenet", num_classes=1000, channels=3, needs_folder=True)
@@ -30,7 +32,7 @@ class FolderSplit:
         try:
             self.reader = create_reader("", root=str(folder), split="")
         except (RuntimeError, OSError, AssertionError) as error:
-            raise DataError(f"dataset {dataset.name}: {folder}: {error}") from None
+            raise DataError(one_line(f"dataset {dataset.name}: {folder}: {error}")) from None
         classes = len(self.reader.class_to_idx)
         if classes != dataset.num_classes:
             raise DataError(f"dataset {dataset.name}: {folder} has {classes} classes, not {dataset.num_classes}")
@@ -55,33 +57,38 @@ class FolderSplit:
             data = file.read()
         try:
             image = Image.open(io.BytesIO(data)).convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"damaged image {self.reader.filename(index)}: {error}") from None
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise DataError(one_line(f"dataset imagenet: damaged image {self._name(index)}: {error}")) from None
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), int(target)
+
+    def _name(self, index: int) -> str:
+        return str(self.reader.filename(index, absolute=True))
 
     def _augmented(self, image_CHW: Tensor, draws_D: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Tensor:
         augmentation = self.recipe.augmentation
-        if augmentation.crop == "random_resized":
-            image_CHW = random_resized_crop(image_CHW, self.size, augmentation, draws_D)
-        else:
+        if augmentation.crop != "random_resized":
             image_CHW = self._centre(image_CHW)
-        flip = augmentation.horizontal_flip and draws_D[4] < 0.5
-        return image_CHW.flip(-1) if flip else image_CHW
+        return augment(image_CHW[None], self.size, augmentation, draws_D[None])[0]
 
     def _centre(self, image_CHW: Tensor) -> Tensor:
         rounded = math.ceil if self.recipe.resize_rounding == "ceil" else math.floor
         shorter = rounded(self.size / self.recipe.evaluation_crop)
         image_CHW = F.resize(image_CHW, [shorter], InterpolationMode.BICUBIC, antialias=True)
-        return F.center_crop(image_CHW, [self.size, self.size])
+        cropped: Tensor = F.center_crop(image_CHW, [self.size, self.size])
+        return cropped
 
 
 def load(dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
-    """Both splits. Raises DataError if a folder is missing or its classes are not 1,000."""
+    """Both splits. Raises DataError if a folder is missing or the classes are not the same 1,000."""
     assert folder is not None
     validation = next((folder / n for n in ("validation", "val") if (folder / n).is_dir()), None)
     if validation is None or not (folder / "train").is_dir():
         raise DataError(f"dataset imagenet: {folder} needs the folders train/ and validation/ (or val/)")
-    return Splits(
-        train=FolderSplit(folder / "train", dataset, recipe, train=True),
-        validation=FolderSplit(validation, dataset, recipe, train=False),
-    )
+    splits = [FolderSplit(f, dataset, recipe, train=f is not validation) for f in (folder / "train", validation)]
+    # A class that only one of them has would shift all labels after it.
+    odd = splits[0].reader.class_to_idx.keys() ^ splits[1].reader.class_to_idx.keys()
+    if odd:
+        raise DataError(
+            f"dataset imagenet: {folder / 'train'} and {validation} differ in their classes: {listing(odd, 6)}"
+        )
+    return Splits(train=splits[0], validation=splits[1])

@@ -28,21 +28,18 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(variant: str, stages: list[list[str]], features: int, **options: Any) -> MobileNetV3:
-    """A MobileNetV4 (timm's class has the older name) of those stages.
+# timm starts at 1e-5, which hundreds of updates would not move.
+LAYER_SCALE = 0.1
 
-    Args:
-        variant: registered name.
-        stages: timm's block strings.
-        features: width of the layer before the classifier.
-        options: keywords of `MobileNetV3`, and those that `timm.create_model` passes on.
-    """
+
+def _build(variant: str, stages: list[list[str]], pretrained: bool, options: dict[str, Any]) -> MobileNetV3:
+    """A MobileNetV4 (timm's class has the older name) of those stages: timm's block strings, a list per stage."""
     built: MobileNetV3 = build_model_with_cfg(
         MobileNetV3,
         variant,
+        pretrained,
         block_args=decode_arch_def(stages),
-        num_features=features,
-        **{"stem_size": 16, "head_bias": False, "head_norm": True} | options,
+        **{"head_bias": False, "head_norm": True, **options},
     )
     return built
 
@@ -51,57 +48,62 @@ def _build(variant: str, stages: list[list[str]], features: int, **options: Any)
 def mobilenetv4_conv_small_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
     """Conv Small: plain convolutions, then universal inverted bottlenecks."""
     stages = [
-        ["cn_r1_k3_s1_e1_c16"],
-        ["cn_r1_k3_s2_e1_c32", "cn_r1_k1_s1_e1_c24"],
-        ["uir_r1_a3_k3_s2_e3_c48", "uir_r1_a0_k3_s1_e2_c48", "uir_r1_a3_k0_s1_e4_c48"],
-        ["cn_r1_k1_s1_c96"],
+        ["cn_r1_k3_s1_e1_c8"],
+        ["cn_r1_k3_s2_e1_c16"],
+        ["uir_r1_a3_k3_s2_e3_c16", "uir_r1_a0_k3_s1_e2_c16", "uir_r1_a3_k0_s1_e4_c16"],
+        ["cn_r1_k1_s1_c32"],
     ]
-    return _build("mobilenetv4_conv_small_narrow", stages, 128, pretrained=pretrained, **options)
+    defaults = {"stem_size": 8, "num_features": 32}
+    return _build("mobilenetv4_conv_small_narrow", stages, pretrained, defaults | options)
 
 
 @register_model
 def mobilenetv4_conv_medium_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
     """Conv Medium: a fused inverted bottleneck, then universal ones."""
     stages = [
-        ["er_r1_k3_s2_e4_c24"],
-        ["uir_r1_a3_k3_s1_e4_c40"],
-        ["uir_r1_a3_k3_s2_e4_c64", "uir_r1_a3_k3_s1_e4_c64", "uir_r1_a3_k0_s1_e4_c64", "uir_r1_a0_k0_s1_e2_c64"],
-        ["cn_r1_k1_s1_c160"],
+        ["er_r1_k3_s2_e4_c16"],
+        ["uir_r1_a3_k3_s1_e4_c16"],
+        ["uir_r1_a3_k3_s2_e4_c24", "uir_r1_a3_k3_s1_e4_c24", "uir_r1_a3_k0_s1_e4_c24", "uir_r1_a0_k0_s1_e2_c24"],
+        ["cn_r1_k1_s1_c64"],
     ]
-    return _build("mobilenetv4_conv_medium_narrow", stages, 192, pretrained=pretrained, **options)
+    defaults = {"stem_size": 8, "num_features": 64}
+    return _build("mobilenetv4_conv_medium_narrow", stages, pretrained, defaults | options)
 
 
 @register_model
 def mobilenetv4_conv_large_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
-    """Conv Large: Conv Medium's blocks, wider."""
+    """Conv Large: Conv Medium's blocks, wider, with larger kernels."""
     stages = [
-        ["er_r1_k3_s2_e4_c32"],
-        ["uir_r1_a3_k5_s1_e4_c64"],
-        ["uir_r1_a3_k5_s2_e4_c128", "uir_r1_a5_k3_s1_e4_c128", "uir_r1_a3_k3_s1_e4_c128", "uir_r1_a3_k0_s1_e4_c128"],
-        ["cn_r1_k1_s1_c256"],
+        ["er_r1_k3_s2_e4_c24"],
+        ["uir_r1_a3_k5_s1_e4_c48"],
+        ["uir_r1_a3_k5_s2_e4_c96", "uir_r1_a5_k3_s1_e4_c96", "uir_r1_a3_k3_s1_e4_c96", "uir_r1_a3_k0_s1_e4_c96"],
+        ["cn_r1_k1_s1_c192"],
     ]
-    return _build("mobilenetv4_conv_large_narrow", stages, 384, pretrained=pretrained, **options)
+    defaults = {"stem_size": 16, "num_features": 256}
+    return _build("mobilenetv4_conv_large_narrow", stages, pretrained, defaults | options)
 
 
 @register_model
 def mobilenetv4_hybrid_medium_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
     """Hybrid Medium: Conv Medium's blocks with mobile attention between them."""
     stages = [
-        ["er_r1_k3_s2_e4_c24"],
-        ["uir_r1_a3_k3_s1_e4_c40", "mqa_r1_k3_h4_s1_v2_d16_c40", "uir_r1_a3_k0_s1_e4_c40"],
-        ["uir_r1_a3_k3_s2_e4_c80", "uir_r1_a3_k3_s1_e4_c80", "mqa_r1_k3_h4_s1_d16_c80", "uir_r1_a3_k0_s1_e4_c80"],
-        ["cn_r1_k1_s1_c192"],
+        ["er_r1_k3_s2_e4_c16"],
+        ["uir_r1_a3_k3_s1_e4_c24", "mqa_r1_k3_h4_s1_v2_d8_c24", "uir_r1_a3_k0_s1_e4_c24"],
+        ["uir_r1_a3_k3_s2_e4_c32", "mqa_r1_k3_h4_s1_d8_c32", "uir_r1_a3_k0_s1_e4_c32"],
+        ["cn_r1_k1_s1_c96"],
     ]
-    return _build("mobilenetv4_hybrid_medium_narrow", stages, 256, pretrained=pretrained, layer_scale_init_value=0.1, **options)
+    defaults = {"stem_size": 8, "num_features": 96, "layer_scale_init_value": LAYER_SCALE}
+    return _build("mobilenetv4_hybrid_medium_narrow", stages, pretrained, defaults | options)
 
 
 @register_model
 def mobilenetv4_hybrid_large_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
-    """Hybrid Large: Hybrid Medium's blocks, wider, with GELU."""
+    """Hybrid Large: Hybrid Medium's blocks, wider, with larger kernels and GELU."""
     stages = [
-        ["er_r1_k3_s2_e4_c32"],
-        ["uir_r1_a3_k5_s1_e4_c64", "mqa_r1_k3_h4_s1_v2_d16_c64", "uir_r1_a3_k0_s1_e4_c64"],
-        ["uir_r1_a3_k5_s2_e4_c128", "uir_r1_a3_k3_s1_e4_c128", "mqa_r1_k3_h4_s1_d32_c128", "uir_r1_a3_k0_s1_e4_c128"],
-        ["cn_r1_k1_s1_c256"],
+        ["er_r1_k3_s2_e4_c24"],
+        ["uir_r1_a3_k5_s1_e4_c48", "mqa_r1_k3_h8_s1_v2_d16_c48", "uir_r1_a3_k0_s1_e4_c48"],
+        ["uir_r1_a3_k5_s2_e4_c96", "uir_r1_a5_k3_s1_e4_c96", "mqa_r1_k3_h8_s1_d16_c96", "uir_r1_a3_k0_s1_e4_c96"],
+        ["cn_r1_k1_s1_c192"],
     ]
-    return _build("mobilenetv4_hybrid_large_narrow", stages, 384, pretrained=pretrained, act_layer="gelu", layer_scale_init_value=0.1, **options)
+    defaults = {"stem_size": 16, "num_features": 256, "act_layer": "gelu", "layer_scale_init_value": LAYER_SCALE}
+    return _build("mobilenetv4_hybrid_large_narrow", stages, pretrained, defaults | options)

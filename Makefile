@@ -1,0 +1,54 @@
+# Everything a newcomer needs: `make quickstart`, `make test`, `make tables`, `make ui`.
+PYTHON ?= python3
+BIN := .venv/bin
+GRIDS := $(sort $(wildcard grids/table*.yaml))
+PROFILE ?= digits
+SEEDS ?=
+SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
+
+.PHONY: quickstart test lint types contracts unit tables ui format clean
+
+# Runtime and test packages are installed apart, so that the quickstart waits only for what it needs.
+.venv/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.test: .venv/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+quickstart: .venv/.runtime
+	$(BIN)/pld-grid run grids/table07.yaml --profile digits
+	$(BIN)/pld-grid report grids/table07.yaml --profile digits --out reports/quickstart --show
+	@echo
+	@echo "The table as files: reports/quickstart/   The runs in MLflow: make ui"
+
+test: lint types contracts unit
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.test
+	$(BIN)/mypy
+
+contracts: .venv/.test
+	$(BIN)/lint-imports
+
+unit: .venv/.test
+	$(BIN)/python -m pytest
+
+tables: .venv/.runtime
+	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG)
+	$(BIN)/pld-grid report $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --out reports/$(PROFILE)
+
+ui: .venv/.runtime
+	$(BIN)/pld-grid ui
+
+format: .venv/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .pld_grid reports/quickstart build dist *.egg-info

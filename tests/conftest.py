@@ -1,0 +1,32 @@
+"""What every test may use: the catalogue, which takes seconds to load, and the profiles on top of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pld_grid.catalogue import Catalogue
+from pld_grid.profile import Profile, load_profile
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    """Everything that a grid may name: it imports torch and timm, so once for all tests."""
+    from pld_grid.train.catalogue import load
+
+    return load()
+
+
+@pytest.fixture(scope="session")
+def profile(catalogue: Catalogue) -> Callable[[str], Profile]:
+    """The project's profiles by name."""
+    loaded: dict[str, Profile] = {}
+
+    def get(name: str) -> Profile:
+        if name not in loaded:
+            loaded[name] = load_profile(ROOT / "grids" / "profiles" / f"{name}.yaml", catalogue)
+        return loaded[name]
+
+    return get
