@@ -300,6 +300,8 @@ class _Builder:
 
     def scalar(self, node: yaml.Node, path: Path_, line: int) -> Any:
         text = str(node.value)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise self.error(path, line, "half a surrogate pair is no character; write the character itself")
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         if not plain:
             return text

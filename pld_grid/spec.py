@@ -7,10 +7,10 @@ sizes. Defaults are part of it, so a changed default is a different cell and nev
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -267,6 +267,18 @@ class Cell(Frozen):
     def cell_id(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON of the whole cell."""
         return digest(self)[:16]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A changed copy, checked like any cell; pydantic's own would keep the old content's `cell_id`."""
+        del deep
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate({**fields, **(update or {})})
+
+    def __copy__(self) -> "Cell":
+        # A copy is about to be changed (`model_copy`): it must not keep the name of the original.
+        copied = super().__copy__()
+        copied.__dict__.pop("cell_id", None)
+        return copied
 
     @property
     def is_measurement(self) -> bool:

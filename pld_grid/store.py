@@ -12,10 +12,10 @@ A file counts only if it is whole: small files carry their own checksum, large o
 manifest. Local writes go through a rename; object stores put whole objects.
 """
 
+import contextlib
 import hashlib
-import json
 import os
-import time
+import re
 import uuid
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
@@ -24,11 +24,13 @@ import fsspec
 from pydantic import BaseModel, ValidationError
 
 from pld_grid.errors import StoreError
+from pld_grid.reading import one_line
 from pld_grid.spec import Cell, Frozen, canonical_json
 
 State = Literal["finished", "diverged", "failed", "cancelled", "unfinished"]
 KEPT_CHECKPOINTS = 2
 M = TypeVar("M", bound=BaseModel)
+_ENVELOPE = re.compile(rb'\{"sha256":"(?P<sha256>[0-9a-f]{64})","content":(?P<body>.*)\}\n', re.DOTALL)
 
 
 class EpochRecord(Frozen):
@@ -129,7 +131,7 @@ class Store:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.uri)
         except (ValueError, ImportError, OSError) as error:
-            raise StoreError(f"store {self.uri}: {error}") from None
+            raise StoreError(one_line(f"store {self.uri}: {error}")) from None
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     # -- whole files ---------------------------------------------------------------------------------------------
@@ -158,12 +160,14 @@ class Store:
                         file.flush()
                         os.fsync(file.fileno())
                 os.replace(temporary, path)
+                if durable:
+                    _sync_folder(folder)
             except BaseException:
                 if os.path.exists(temporary):
                     os.unlink(temporary)
                 raise
         except OSError as error:
-            raise StoreError(f"store {self.uri}: cannot write {'/'.join(parts)}: {error.strerror or error}") from error
+            raise self._error("cannot write", parts, error) from error
 
     def read(self, *parts: str) -> bytes | None:
         """A file's bytes, or None if there is none."""
@@ -172,8 +176,27 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"store {self.uri}: cannot read {'/'.join(parts)}: {error.strerror or error}") from error
+            raise self._error("cannot read", parts, error) from error
         return data
+
+    def _error(self, what: str, parts: Iterable[str], error: OSError) -> StoreError:
+        reason = error.strerror or str(error) or type(error).__name__
+        return StoreError(one_line(f"store {self.uri}: {what} {'/'.join(parts)}: {reason}".replace(" : ", ": ")))
+
+    def _names(self, *parts: str) -> list[str]:
+        """The names in a folder of the store; none if there is no such folder."""
+        path = self.path(*parts)
+        try:
+            # Object stores remember listings, which others may have made old.
+            self.fs.invalidate_cache(path)
+            names = self.fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._error("cannot list", parts, error) from error
+        if [name.rstrip("/") for name in names] == [path.rstrip("/")]:
+            raise StoreError(one_line(f"store {self.uri}: {'/'.join(parts) or 'it'} is a file, not a folder"))
+        return [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
 
     def check_writable(self) -> None:
         """Raises StoreError unless a small file can be written, read back and removed."""
@@ -187,8 +210,10 @@ class Store:
         """Removes a file or folder; it is no error if there is none."""
         try:
             self.fs.rm(self.path(*parts), recursive=True)
-        except FileNotFoundError:
-            pass
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise self._error("cannot remove", parts, error) from error
 
     # -- small files with their own checksum -----------------------------------------------------------------------
 
@@ -198,26 +223,30 @@ class Store:
         self.write(text.encode(), *parts)
 
     def _read_model(self, model: type[M], *parts: str) -> M | None:
-        """A checked small file; a damaged one is set aside (kept, renamed) and counts as absent."""
+        """A checked small file; a damaged one is set aside (kept, renamed) and counts as absent.
+
+        A whole file that does not fit the model is another version's: it counts as absent and stays where it is.
+        """
         data = self.read(*parts)
         if data is None:
             return None
-        try:
-            envelope = json.loads(data)
-            parsed = model.model_validate_json(json.dumps(envelope["content"]))
-            if sha256(canonical_json(parsed).encode()) != envelope["sha256"]:
-                raise ValueError("checksum mismatch")
-        except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
+        match = _ENVELOPE.fullmatch(data)
+        if match is None or sha256(match["body"]) != match["sha256"].decode():
             self._set_aside(*parts)
             return None
-        return parsed
+        try:
+            return model.model_validate_json(match["body"])
+        except ValidationError:
+            return None
 
     def _set_aside(self, *parts: str) -> None:
         path = self.path(*parts)
         try:
-            self.fs.mv(path, f"{path}.damaged-{int(time.time())}")
+            self.fs.mv(path, f"{path}.damaged-{uuid.uuid4().hex[:8]}")
         except FileNotFoundError:
-            pass
+            return
+        except OSError as error:
+            raise self._error("cannot rename", parts, error) from error
 
     # -- receipts, status, mirror ------------------------------------------------------------------------------------
 
@@ -245,14 +274,7 @@ class Store:
 
     def cell_ids(self) -> set[str]:
         """Ids of all cells that the store has anything about."""
-        try:
-            names = self.fs.ls(self.root, detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return set()
-        except OSError as error:
-            raise StoreError(f"store {self.uri}: cannot be read: {error.strerror or error}") from error
-        stems = (name.rstrip("/").rsplit("/", 1)[-1] for name in names)
-        return {stem for stem in stems if len(stem) == 16 and set(stem) <= set("0123456789abcdef")}
+        return {name for name in self._names() if len(name) == 16 and set(name) <= set("0123456789abcdef")}
 
     def write_status(self, cell_id: str, status: Status) -> None:
         """Notes why a cell stopped without finishing."""
@@ -322,26 +344,25 @@ class Store:
         for manifest in self._manifests(cell.cell_id):
             stem = f"{manifest.epoch:06d}"
             payload = self.read(cell.cell_id, "checkpoints", f"{stem}.pt")
-            same = manifest.cell_id == cell.cell_id and manifest.spec_version == cell.spec_version
-            if same and payload is not None and sha256(payload) == manifest.sha256:
+            if payload is not None and sha256(payload) == manifest.sha256:
                 return manifest, payload
             self._set_aside(cell.cell_id, "checkpoints", f"{stem}.json")
             self._set_aside(cell.cell_id, "checkpoints", f"{stem}.pt")
         return None
 
     def _checkpoint_epochs(self, cell_id: str) -> list[int]:
-        try:
-            names = self.fs.ls(self.path(cell_id, "checkpoints"), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        stems = (name.rsplit("/", 1)[-1] for name in names if name.endswith(".json"))
-        return sorted((int(s[:-5]) for s in stems if s[:-5].isdigit()), reverse=True)
+        stems = [name[:-5] for name in self._names(cell_id, "checkpoints") if name.endswith(".json")]
+        return sorted((int(stem) for stem in stems if stem.isdecimal()), reverse=True)
 
     def _manifests(self, cell_id: str) -> Iterable[Manifest]:
         for epoch in self._checkpoint_epochs(cell_id):
             manifest = self._read_model(Manifest, cell_id, "checkpoints", f"{epoch:06d}.json")
-            if manifest is not None:
+            if manifest is None:
+                continue
+            if (manifest.cell_id, manifest.epoch) == (cell_id, epoch):
                 yield manifest
+            else:
+                self._set_aside(cell_id, "checkpoints", f"{epoch:06d}.json")
 
     def write_weights(self, cell_id: str, data: bytes) -> str:
         """Writes the finished model's safetensors; returns their checksum, which the receipt then names."""
@@ -358,6 +379,16 @@ class Store:
         if data is None or sha256(data) != receipt.weights_sha256:
             raise StoreError(f"store {self.uri}: the weights of cell {cell.cell_id} are missing or damaged")
         return data
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes a rename in a folder survive a power cut, on file systems that can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def provenance_versions() -> dict[str, Any]:

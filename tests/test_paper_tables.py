@@ -123,6 +123,8 @@ def paper_records(profile: Profile) -> tuple[dict[str, Record], set[str]]:
                 (term,) = value.samples[0].terms
                 blank = make_record(table.cells[term.cell_id], metrics={}, parameters=None)
                 record = records.setdefault(term.cell_id, blank)
+                known: float | None
+                said: float
                 if term.metric == "parameters":
                     known, said = record.parameters, round(float(value.paper) * 1e6)
                     records[term.cell_id] = replace(record, parameters=said)

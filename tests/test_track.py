@@ -374,9 +374,13 @@ class Server:
         except OSError:
             return False
 
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
     def kill(self) -> None:
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
 
@@ -406,14 +410,17 @@ def test_nothing_is_lost_while_the_server_is_away(
     def train(mirrorer: Mirrorer, epoch: int) -> None:
         nonlocal slowest
         for cell in cells:
-            (begin if epoch < 6 else lambda *_: finish(store, cell))(store, cell, epoch)
+            if epoch < 6:
+                begin(store, cell, epoch)
+            else:
+                finish(store, cell)
             began = time.perf_counter()
             mirrorer.mark(cell.cell_id)
             slowest = max(slowest, time.perf_counter() - began)
 
     # Away at the start, and all the time.
     tracker = Tracker(store, server.uri)
-    submission = tracker.start_submission("run", profile="digits", cells=dict.fromkeys(ids, ["g"]), trained=ids)
+    submission = tracker.start_submission("run", profile="digits", cells={key: ["g"] for key in ids}, trained=ids)
     mirrorer = Mirrorer(tracker)
     mirrorer.start()
     mirrorer.mark(submission.submission_id)
@@ -453,15 +460,26 @@ def test_nothing_is_lost_while_the_server_is_away(
     files = MlflowClient(server.uri).list_artifacts(run.info.run_id)
     assert {file.path for file in files} == {"cell.yaml", "receipt.json", "weights.safetensors"}
     assert Tracker(store, server.uri).sync_all() == 0
-    assert slowest < 0.5
-    assert capfd.readouterr() == ("", "")
+
+    # It hangs: the wait for it is bounded, too.
+    last = make_cell(seed=6)
+    cells = [last]
+    mirrorer = Mirrorer(tracker, replay=False)
+    mirrorer.start()
+    server.signal(signal.SIGSTOP)
+    train(mirrorer, 1)
+    began = time.monotonic()
+    assert mirrorer.close(timeout=1) == 1
+    assert time.monotonic() - began < 3
 
     # Away at the end: reported in one line, soon.
     server.kill()
+    assert mirrorer.close(timeout=20) == 1
+    assert slowest < 0.5
+    assert capfd.readouterr() == ("", "")
     with pytest.raises(TrackingError) as caught:
         Tracker(store, server.uri).sync_all()
-    assert str(caught.value).startswith(f"MLflow at {server.uri}: ")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"MLflow at {server.uri}: cannot be reached (connection refused)"
 
 
 def test_one_bad_cell_does_not_hold_up_the_others(
@@ -542,9 +560,7 @@ def test_an_error_is_one_line_without_the_password(store: Store):
     tracker = Tracker(store, f"http://ada:s3cret@127.0.0.1:{port}")
     with pytest.raises(TrackingError) as caught:
         tracker.sync_all()
-    assert str(caught.value).startswith(f"MLflow at http://127.0.0.1:{port}: ")
-    assert "s3cret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"MLflow at http://127.0.0.1:{port}: cannot be reached (connection refused)"
 
 
 def test_a_deleted_experiment_is_not_written_to(store: Store, uri: str, tracker: Tracker):

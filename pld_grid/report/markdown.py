@@ -120,8 +120,11 @@ def _unfinished(table: Table) -> str:
     lines: dict[str, str] = {}
     for row in table.rows:
         for header, value in zip(table.headers, row.cells, strict=True):
-            for term in value.missing if isinstance(value, Value) else ():
-                if term.cell_id != NOTHING and (term.reason or value.wanted > 1):
-                    place = f"{row.name}, {header}" + (f", seed {term.cell_seed}" if value.wanted > 1 else "")
+            if not isinstance(value, Value):
+                continue
+            several = value.wanted > 1
+            for term in value.missing:
+                if term.cell_id != NOTHING and (term.reason or several):
+                    place = f"{row.name}, {header}" + (f", seed {term.cell_seed}" if several else "")
                     lines.setdefault(term.cell_id, f"- {escape(f'{place}: {term.why}')} (cell `{term.cell_id}`)")
     return "\n".join(["## Missing cells", "", *lines.values()]) if lines else ""

@@ -152,14 +152,20 @@ class _Builder:
         assert column.minus is not None
         other = next((c for c in self.columns if c.header in column.minus and c.metric is not None), None)
         if not self.baselines or other is None:
-            problem = "a baseline is subtracted from, or less, a metric column" if self.baselines else "no such block"
-            raise self.error(number, row, f'"{BASELINE}": {problem}; add a block with `role: baseline`')
+            problem = (
+                "the other operand must be a metric's column" if self.baselines else "no block has `role: baseline`"
+            )
+            raise self.error(number, row, f'"{BASELINE}": {problem}')
         differing = [
             name for name in self.layout.rows
             if name in entry.labels and len({b.labels.get(name) for b in self.baselines}) > 1
         ]  # fmt: skip
         where = {name: entry.labels[name] for name in differing}
-        return self.measured(number, other, [b for b in self.baselines if matches(b.labels, where)], row)
+        chosen = [baseline for baseline in self.baselines if matches(baseline.labels, where)]
+        if not chosen:
+            said = ", ".join(f"{name}: {value}" for name, value in where.items())
+            raise self.error(number, row, f'"{BASELINE}": none of {len(self.baselines)} has {said}')
+        return self.measured(number, other, chosen, row)
 
     def measured(self, number: int, column: Column, entries: list[Entry], row: str) -> tuple[Sample, ...]:
         """The numbers of the cells behind the entries, one per seed."""
@@ -200,7 +206,6 @@ class _Builder:
 
     def seedless(self, cell: Cell) -> str:
         if cell.cell_id not in self.digests:
-            # Not the copy's cell_id, which model_copy takes over from the original's cache.
             self.digests[cell.cell_id] = digest(cell.model_copy(update={"seed": 0}))
         return self.digests[cell.cell_id]
 

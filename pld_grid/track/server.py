@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sqlite3
 import sys
 import uuid
@@ -33,6 +34,7 @@ _SETTINGS = {
 }
 # Each of these logs every single failure, with a traceback or once per retry; we report an outage once, as an error.
 _LOUD = ("mlflow.store.db.utils", "urllib3.connectionpool")
+_TRANSPORT = re.compile(r"\[Errno -?\d+\] ([\w ]+)|Read timed out|Connection aborted|NameResolutionError|SSLError")
 
 
 def default_tracking_uri(folder: str | os.PathLike[str]) -> str:
@@ -87,10 +89,16 @@ def reporting(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        lines = str(error).replace(tracking_uri, public_uri(tracking_uri)).strip().splitlines() or [
-            type(error).__name__
-        ]
-        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {lines[0][:300]}") from error
+        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {_brief(error, tracking_uri)}") from error
+
+
+def _brief(error: Exception, tracking_uri: str) -> str:
+    text = str(error).replace(tracking_uri, public_uri(tracking_uri)).strip()
+    # "API request to ... failed with exception HTTPConnectionPool(...): Max retries exceeded ..."
+    transport = _TRANSPORT.search(text) if text.startswith("API request to") else None
+    if transport:
+        return f"cannot be reached ({(transport[1] or transport[0]).lower()})"
+    return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
 def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:

@@ -25,7 +25,7 @@ from pld_grid.track.content import (
     STATUS,
     SUBMISSION_ID,
 )
-from pld_grid.track.runs import index, stream
+from pld_grid.track.runs import index, precedence, stream
 from pld_grid.track.server import EXPERIMENT, connect, experiment_id, prepare_database, public_uri, reporting
 from pld_grid.track.submission import Submission
 
@@ -342,12 +342,11 @@ class Tracker:
         client, experiment = self._connected()
         client.create_run(experiment, start_time=int(started * 1000), tags=tags, run_name=name)
         # MLflow has no unique tags. If somebody else created one meanwhile, all agree on which one stays.
-        value = tags[tag]
-        chosen = self._found(tag, value)
-        assert chosen is not None, "the run just created"
-        for run in stream(client, experiment, f"tags.`{tag}` = '{value}'"):
-            if run.info.run_id != chosen.info.run_id and LOGGED not in run.data.tags:
-                with suppress(MlflowException):
+        runs = list(stream(client, experiment, f"tags.`{tag}` = '{tags[tag]}'"))
+        chosen = min(runs, key=precedence)
+        for run in runs:
+            if run is not chosen and LOGGED not in run.data.tags:
+                with suppress(MlflowException):  # somebody else has deleted it
                     client.delete_run(run.info.run_id)
         return chosen
 

@@ -49,7 +49,7 @@ class _Optimizers(Mapping[str, Mapping[str, Any]]):
 
     def __init__(self) -> None:
         # Fused and 8-bit variants need packages and devices that this machine may lack.
-        self._names = timm.optim.list_optimizers(exclude_filters=("bnb*", "fused*"))
+        self._names = timm.optim.list_optimizers(exclude_filters=["bnb*", "fused*"])
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         if name not in self._names:
@@ -58,7 +58,7 @@ class _Optimizers(Mapping[str, Mapping[str, Any]]):
         return {
             p.name: list(p.default) if isinstance(p.default, tuple) else p.default
             for p in parameters.values()
-            if p.name not in _NOT_OPTIONS and p.default is not inspect.Parameter.empty
+            if p.name not in _NOT_OPTIONS and isinstance(p.default, str | bool | int | float | tuple | list | None)
         }
 
     def __iter__(self) -> Any:

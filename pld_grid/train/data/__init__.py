@@ -19,6 +19,7 @@ class DatasetModule(Protocol):
     """What a dataset file offers."""
 
     INFO: DatasetInfo
+
     def load(self, dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
         """Both splits. Raises DataError if the data is missing or not what it should be."""
 

@@ -68,9 +68,7 @@ class ArraySplit:
         return images_NCHW, self.target_N[index_N]
 
 
-def augment(
-    images_NCHW: Tensor, size: int, augmentation: Augmentation, draws_ND: npt.NDArray[np.float64]
-) -> Tensor:
+def augment(images_NCHW: Tensor, size: int, augmentation: Augmentation, draws_ND: npt.NDArray[np.float64]) -> Tensor:
     """Augmented images; image n uses the uniform numbers of row n. Only a random resized crop changes their size."""
     if augmentation.crop == "padded":
         images_NCHW = _padded_crop(images_NCHW, augmentation.padding, draws_ND[:, 0], draws_ND[:, 1])
