@@ -155,7 +155,7 @@ def _reworded(kind: str, context: dict[str, Any], value: object, message: str) -
         return f"unknown value {show(value)}; valid: {', '.join(valid)}{nearest(value, valid)}"
     if kind in _BOUNDS:
         bound = _BOUNDS[kind]
-        return f"must be {_BOUND_WORDS[bound]} {context[bound]:g}, not {show(value)}"
+        return f"must be {_BOUND_WORDS[bound]} {context[bound]:.15g}, not {show(value)}"
     if kind in ("too_short", "string_too_short") and not value:
         return "must not be empty"
     if kind in ("too_short", "too_long"):
@@ -185,16 +185,19 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, keeps explicit tags apart from resolved ones, and stops where nesting gets too deep."""
+    """Composes nodes, notes explicit tags and aliases, and stops where nesting gets too deep."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.depth = 0
         self.tags: dict[int, str] = {}
+        self.alias_lines: list[int] = []
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         tag = getattr(event, "tag", None)
+        if isinstance(event, yaml.AliasEvent):
+            self.alias_lines.append(event.start_mark.line + 1)
         if self.depth > MAX_DEPTH:
             raise yaml.composer.ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
         self.depth += 1
@@ -235,7 +238,7 @@ def read_text(text: str, source: str = "<text>") -> Document:
         raise InputError(_syntax(error, source)) from None
     if node is None:
         raise InputError(f"{source}:1: the file is empty")
-    builder = _Builder(source, loader.tags)
+    builder = _Builder(source, loader)
     data = builder.build(node, ())
     if not isinstance(data, dict):
         raise InputError(one_line(f"{source}:1: expected a mapping of keys to values, not {show(data)}"))
@@ -258,9 +261,9 @@ def _syntax(error: yaml.MarkedYAMLError, source: str) -> str:
 class _Builder:
     """Turns composed nodes into plain data, refusing what strict YAML refuses."""
 
-    def __init__(self, source: str, tags: dict[int, str]) -> None:
+    def __init__(self, source: str, loader: _Loader) -> None:
         self.source = source
-        self.tags = tags
+        self.loader = loader
         self.lines: dict[Path_, int] = {}
         self.seen: set[int] = set()
 
@@ -276,9 +279,11 @@ class _Builder:
 
     def check(self, node: yaml.Node, path: Path_, line: int) -> None:
         if id(node) in self.seen:
+            # The node stands at its anchor. This is the first alias in the order of the text.
+            line = self.loader.alias_lines[0]
             raise self.error(path, line, "YAML aliases (*name) are not supported; write the value out")
         self.seen.add(id(node))
-        tag = self.tags.get(id(node))
+        tag = self.loader.tags.get(id(node))
         if tag is not None:
             short = tag.replace("tag:yaml.org,2002:", "!!")
             raise self.error(path, line, f"YAML tag {short} is not supported; write a plain value")

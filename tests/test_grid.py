@@ -1,11 +1,11 @@
 import itertools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ BASE = "teacher: ResNet-152, student: ResNet-50"
 
 def some(*values: Any) -> st.SearchStrategy[Any]:
     """A non-empty list of distinct values, or one of them alone, as YAML allows both."""
-    return st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True) | st.sampled_from(values)
+    return st.lists(st.sampled_from(values), min_size=1, max_size=2, unique=True) | st.sampled_from(values)
 
 
 def many(value: Any) -> list[Any]:
@@ -41,7 +41,7 @@ sweeps = st.fixed_dictionaries(
 axes = st.fixed_dictionaries(
     {
         "teacher": some("ResNet-152", "ViT-Base/16", "ViT-Large/16"),
-        "student": some("ResNet-50", "MobileNetV4 Conv Small", "test_resnet"),
+        "student": some("ResNet-50", "MobileNetV4 Conv Small", "resnet10t"),
         "loss": some("ce", "ls", "kd", "dist", "pld"),
     },
     optional={
@@ -73,7 +73,7 @@ def products(block: dict[str, Any], *names: str) -> int:
 @given(axes, sweeps)
 def test_product_of_the_axes(grid: MakeGrid, block: dict[str, Any], given: dict[str, Any]) -> None:
     block = {**block, "hyperparameters": {k: v for k, v in given.items() if k in many(block["loss"])}}
-    made = grid(yaml.safe_dump({"cells": block}))
+    made = grid(json.dumps({"cells": block}))
     each = products(block, "student", "optimizer", "epochs", "seed")
     entries = each * products(block, "teacher") * sum(points(block, loss) for loss in many(block["loss"]))
     assert len(made.entries) == entries
@@ -101,15 +101,15 @@ def test_product_of_the_axes(grid: MakeGrid, block: dict[str, Any], given: dict[
 def test_order_of_keys_changes_no_cell(grid: MakeGrid, block: dict[str, Any], random: Any) -> None:
     items = list(block.items())
     random.shuffle(items)
-    one, two = (grid(yaml.safe_dump({"cells": dict(b)}, sort_keys=False)) for b in (block, items))
+    one, two = (grid(json.dumps({"cells": dict(b)})) for b in (block, items))
     assert [e.cell.cell_id for e in one.entries] == [e.cell.cell_id for e in two.entries]
     assert [dict(e.labels) for e in one.entries] == [dict(e.labels) for e in two.entries]
 
 
 @given(axes, axes)
 def test_defaults_are_what_blocks_leave_out(grid: MakeGrid, defaults: dict[str, Any], block: dict[str, Any]) -> None:
-    shared = grid(yaml.safe_dump({"defaults": defaults, "cells": [{"role": "student"}, block]}))
-    alone = grid(yaml.safe_dump({"cells": [defaults, {**defaults, **block}]}))
+    shared = grid(json.dumps({"defaults": defaults, "cells": [{"role": "student"}, block]}))
+    alone = grid(json.dumps({"cells": [defaults, {**defaults, **block}]}))
     assert [e.cell.cell_id for e in shared.entries] == [e.cell.cell_id for e in alone.entries]
 
 
@@ -117,7 +117,7 @@ def test_defaults_are_what_blocks_leave_out(grid: MakeGrid, defaults: dict[str, 
     ("axis", "text", "count"),
     [
         ("teacher", "teacher: [ResNet-152, ViT-Base/16]", 2),
-        ("student", "student: [ResNet-50, ViT-Small/16, test_resnet]", 3),
+        ("student", "student: [ResNet-50, ViT-Small/16, resnet10t]", 3),
         ("loss", "loss: [ce, ls, kd, dist, pld]", 5),
         ("hyperparameters", "hyperparameters: {kd: {alpha: [0, 0.1, 0.5]}}", 3),
         ("optimizer", "optimizer: [adabelief, adamw, adan, lamb]", 4),
@@ -130,8 +130,8 @@ def test_defaults_are_what_blocks_leave_out(grid: MakeGrid, defaults: dict[str, 
 def test_each_axis_alone(grid: MakeGrid, axis: str, text: str, count: int) -> None:
     assert axis in AXES
     rest = {"teacher": "ResNet-152", "student": "ResNet-50", "loss": "kd", "epochs": 100, "seed": 0}
-    given = yaml.safe_dump({k: v for k, v in rest.items() if k != axis})
-    block = "\n".join(f"  {line}" for line in (given + text).splitlines())
+    lines = [*(f"{k}: {v}" for k, v in rest.items() if k != axis), text]
+    block = "\n".join(f"  {line}" for line in lines)
     made = grid(f"cells:\n{block}\n")
     assert len(made.entries) == count
     assert len({e.cell.cell_id for e in made.entries}) == count
@@ -142,7 +142,9 @@ def test_each_axis_alone(grid: MakeGrid, axis: str, text: str, count: int) -> No
 def test_hyperparameters_belong_to_their_loss(grid: MakeGrid) -> None:
     plain = grid(f"cells: {{{BASE}, loss: [kd, pld]}}")
     swept = grid(f"cells: {{{BASE}, loss: [kd, pld], hyperparameters: {{kd: {{alpha: [0, 0.1, 0.5]}}}}}}")
-    ids = {loss: {e.cell.cell_id for e in g.entries if e.cell.loss.name == loss} for g in (plain, swept) for loss in TAUGHT}
+    ids = {
+        loss: {e.cell.cell_id for e in g.entries if e.cell.loss.name == loss} for g in (plain, swept) for loss in TAUGHT
+    }
     assert len(ids["kd"]) == 3
     assert {e.cell.cell_id for e in plain.entries if e.cell.loss.name == "pld"} == ids["pld"]
     assert {e.cell.cell_id for e in plain.entries} <= {e.cell.cell_id for e in swept.entries}
@@ -191,12 +193,16 @@ def test_numbers_with_exponents_are_numbers(grid: MakeGrid) -> None:
 
 
 def test_repeated_values_are_one(grid: MakeGrid) -> None:
-    made = grid("cells: {teacher: [ResNet-152, ResNet-152], student: [ResNet-50, ResNet-50], loss: [kd, kd], seed: [1, 1]}")
+    made = grid(
+        "cells: {teacher: [ResNet-152, ResNet-152], student: [ResNet-50, ResNet-50], loss: [kd, kd], seed: [1, 1]}"
+    )
     assert len(made.entries) == 1
 
 
 def test_blocks_in_order(grid: MakeGrid) -> None:
-    made = grid(f"cells:\n - {{{BASE}, loss: pld}}\n - {{{BASE}, loss: [kd, ce]}}\n - {{role: teacher, teacher: ResNet-152}}")
+    made = grid(
+        f"cells:\n - {{{BASE}, loss: pld}}\n - {{{BASE}, loss: [kd, ce]}}\n - {{role: teacher, teacher: ResNet-152}}"
+    )
     assert [(e.block, e.role, e.labels["loss"]) for e in made.entries] == [
         (0, "student", "pld"), (1, "student", "kd"), (1, "student", "ce"), (2, "teacher", "teacher")
     ]  # fmt: skip
@@ -206,17 +212,22 @@ def test_blocks_in_order(grid: MakeGrid) -> None:
 def test_exclude(grid: MakeGrid) -> None:
     text = f"cells: {{{BASE}, loss: [ce, kd, pld], seed: [0, 1, 2]}}\nexclude:\n"
     made = grid(text + "  - {loss: kd, seed: [1, 2]}\n  - {loss: ce}\n")
-    assert [(e.labels["loss"], e.labels["seed"]) for e in made.entries] == [("kd", 0), ("pld", 0), ("pld", 1), ("pld", 2)]
+    assert [(e.labels["loss"], e.labels["seed"]) for e in made.entries] == [
+        ("kd", 0),
+        ("pld", 0),
+        ("pld", 1),
+        ("pld", 2),
+    ]
 
 
 @given(axes, st.data())
 def test_exclude_leaves_what_does_not_match(grid: MakeGrid, block: dict[str, Any], data: st.DataObject) -> None:
-    whole = grid(yaml.safe_dump({"cells": block}))
+    whole = grid(json.dumps({"cells": block}))
     entry = data.draw(st.sampled_from(whole.entries))
     names = data.draw(st.sets(st.sampled_from(sorted(entry.labels)), min_size=1, max_size=3))
     rule = {name: entry.labels[name] for name in names}
     left = [e for e in whole.entries if not matches(e.labels, rule)]
-    text = yaml.safe_dump({"cells": block, "exclude": [rule]})
+    text = json.dumps({"cells": block, "exclude": [rule]})
     if left:
         assert list(grid(text).entries) == left
     else:
@@ -225,7 +236,9 @@ def test_exclude_leaves_what_does_not_match(grid: MakeGrid, block: dict[str, Any
 
 
 def test_labels_name_rows(grid: MakeGrid) -> None:
-    made = grid(f"cells:\n - {{{BASE}, loss: kd, labels: {{setting: near}}}}\n - {{{BASE}, loss: pld, labels: {{setting: far}}}}")
+    made = grid(
+        f"cells:\n - {{{BASE}, loss: kd, labels: {{setting: near}}}}\n - {{{BASE}, loss: pld, labels: {{setting: far}}}}"
+    )
     assert [e.labels["setting"] for e in made.entries] == ["near", "far"]
     assert "setting" in made.layout.rows
     assert made.entries[0].cell.cell_id == grid(f"cells: {{{BASE}, loss: kd}}").entries[0].cell.cell_id
@@ -250,7 +263,9 @@ def test_the_limit_is_counted_before_anything_is_built(grid: MakeGrid) -> None:
         f"cells: {{{BASE}, loss: dist, seed: [{values}], epochs: [{values}], "
         f"hyperparameters: {{dist: {{alpha: [{values}], beta: [{values}], tau: [{values}]}}}}}}"
     )
-    with pytest.raises(InputError, match=rf"^grid.yaml:1: cells: expands to {10**15} cells, more than the limit of 2000"):
+    with pytest.raises(
+        InputError, match=rf"^grid.yaml:1: cells: expands to {10**15} cells, more than the limit of 2000"
+    ):
         grid(text)
     small = f"cells: {{{BASE}, loss: kd, seed: [0, 1, 2]}}"
     assert len(grid(small, max_cells=3).entries) == 3
@@ -260,7 +275,9 @@ def test_the_limit_is_counted_before_anything_is_built(grid: MakeGrid) -> None:
 
 @given(axes, sweeps)
 def test_expansion_is_deterministic(grid: MakeGrid, block: dict[str, Any], given: dict[str, Any]) -> None:
-    text = yaml.safe_dump({"cells": {**block, "hyperparameters": {k: v for k, v in given.items() if k in many(block["loss"])}}})
+    text = json.dumps(
+        {"cells": {**block, "hyperparameters": {k: v for k, v in given.items() if k in many(block["loss"])}}}
+    )
     assert grid(text).entries == grid(text).entries
 
 
@@ -272,7 +289,7 @@ def test_cells_come_with_their_teachers(grid: MakeGrid) -> None:
 
 
 def test_a_grid_without_table_gets_one(grid: MakeGrid) -> None:
-    made = grid("cells: {teacher: ResNet-152, student: [ResNet-50, test_resnet], loss: [kd, pld], seed: [0, 1]}")
+    made = grid("cells: {teacher: ResNet-152, student: [ResNet-50, resnet10t], loss: [kd, pld], seed: [0, 1]}")
     assert {"student", "loss"} <= set(made.layout.rows)
     assert "seed" not in made.layout.rows
     assert [c.header for c in made.layout.columns if c.is_value] == ["Top-1", "Top-5"]
@@ -300,7 +317,7 @@ def test_machines_do_not_name_cells(profile: Callable[[str], Profile]) -> None:
 def test_all_axes_together(grid: MakeGrid) -> None:
     block = {
         "teacher": ["ResNet-152", "ViT-Base/16"],
-        "student": ["ResNet-50", "test_resnet"],
+        "student": ["ResNet-50", "resnet10t"],
         "loss": ["kd", "pld"],
         "hyperparameters": {"kd": {"alpha": [0, 0.1]}, "pld": {"tau": [1, 2, 3]}},
         "optimizer": ["lamb", "adamw"],
@@ -310,7 +327,7 @@ def test_all_axes_together(grid: MakeGrid) -> None:
         "epochs": [100, 300],
     }
     assert set(block) == set(AXES)
-    made = grid(yaml.safe_dump({"cells": block}))
+    made = grid(json.dumps({"cells": block}))
     assert len(made.entries) == 2 * 2 * 2 * 2 * 2 * 2 * (2 * 2 + 3)
     for one, two in itertools.pairwise(made.entries):
         assert one.cell.cell_id != two.cell.cell_id

@@ -16,7 +16,11 @@ texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=1
 keys = st.one_of(texts, st.integers(0, 10**9))
 plain = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(-(10**17), 10**17), texts, st.floats(allow_nan=False, allow_infinity=False)
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**17), 10**17),
+        texts,
+        st.floats(allow_nan=False, allow_infinity=False),
     ),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=12,
@@ -185,7 +189,14 @@ def test_one_line(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "null"), (True, "true"), ("x", '"x"'), (1.5, "1.5"), ([1, "é"], '[1, "é"]'), ("x" * 99, '"' + "x" * 55 + " ...")],
+    [
+        (None, "null"),
+        (True, "true"),
+        ("x", '"x"'),
+        (1.5, "1.5"),
+        ([1, "é"], '[1, "é"]'),
+        ("x" * 99, '"' + "x" * 55 + " ..."),
+    ],
 )
 def test_values_are_shown_as_yaml(value: Any, text: str) -> None:
     assert show(value) == text

@@ -61,7 +61,9 @@ plain_cells = st.builds(
     epochs=st.integers(1, 100_000),
     seed=st.integers(0, 2**31 - 1),
 )
-cells = plain_cells | st.builds(lambda student, teacher: student.model_copy(update={"teacher": teacher}), *[plain_cells] * 2)
+cells = plain_cells | st.builds(
+    lambda student, teacher: student.model_copy(update={"teacher": teacher}), *[plain_cells] * 2
+)
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -149,7 +151,16 @@ def test_every_leaf_is_part_of_the_id(cell: Cell) -> None:
             fixed.add(path)
     # Only fields with one implemented value, or that must agree with another one, cannot be changed alone.
     for path in fixed:
-        alone = {"schedule", "num_classes", "channels", "image_size", "name", "batch_size", "micro_batch_size", "epochs"}
+        alone = {
+            "schedule",
+            "num_classes",
+            "channels",
+            "image_size",
+            "name",
+            "batch_size",
+            "micro_batch_size",
+            "epochs",
+        }
         assert "conventions" in path or path[-1] in alone, path
 
 
@@ -160,9 +171,10 @@ def test_numbers_have_one_name() -> None:
     assert named(1) == named(1.0) != named("1")
     assert named(0) == named(0.0) == named(-0.0)
     recipe = make_cell().recipe.model_dump()
-    assert make_cell(recipe={**recipe, "warmup_epochs": 5}).cell_id == make_cell(
-        recipe={k: v for k, v in recipe.items() if k != "warmup_epochs"}
-    ).cell_id
+    assert (
+        make_cell(recipe={**recipe, "warmup_epochs": 5}).cell_id
+        == make_cell(recipe={k: v for k, v in recipe.items() if k != "warmup_epochs"}).cell_id
+    )
     assert make_cell(recipe={**recipe, "mean": [-0.0]}).cell_id == make_cell(recipe={**recipe, "mean": [0]}).cell_id
     options = [{"a": [zero, {"b": zero}]} for zero in (0.0, -0.0)]
     assert len({make_cell(student=Model(architecture="x", options=o)).cell_id for o in options}) == 1
@@ -249,7 +261,9 @@ def test_impossible_cells_are_refused(changes: dict[str, Any]) -> None:
         make_cell(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"scale": (0.5, 0.1)}, {"scale": (0.5, 1.5)}, {"ratio": (2, 1)}, {"scale": (0, 1)}])
+@pytest.mark.parametrize(
+    "changes", [{"scale": (0.5, 0.1)}, {"scale": (0.5, 1.5)}, {"ratio": (2, 1)}, {"scale": (0, 1)}]
+)
 def test_impossible_crops_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Augmentation(crop="random_resized", **changes)

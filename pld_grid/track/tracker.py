@@ -145,7 +145,11 @@ class Tracker:
                 if run is None or run.info.status != STATUS[known.state]:
                     found.append(known.submission_id)
             for cell_id in sorted(self.store.cell_ids()):
-                if not self._is_current(cell_id, runs.get(cell_id)):
+                try:
+                    current = self._is_current(cell_id, runs.get(cell_id))
+                except StoreError:
+                    current = False  # `sync` will say what is wrong with this one
+                if not current:
                     found.append(cell_id)
         return found
 
@@ -187,20 +191,16 @@ class Tracker:
         client, _ = self._connected()
         run = self._run_of_cell(cell, progress)
         run_id, had = run.info.run_id, run.data.tags
-        epochs = _news(progress, had)
-        if (
-            progress is not None
-            and progress.receipt is not None
-            and had.get(RECEIPT) != content.tags(cell, progress)[RECEIPT]
-        ):
+        wanted = self._tags(cell, progress, had)
+        if progress is not None and progress.receipt is not None and had.get(RECEIPT) != wanted[RECEIPT]:
             self._upload(run_id, progress.receipt)
 
         metrics = [
             Metric(name, value, timestamp=int(epoch.time * 1000), step=epoch.epoch)
-            for epoch in epochs
+            for epoch in _unlogged(progress, had)
             for name, value in epoch.metrics.items()
         ]
-        tags = [RunTag(k, v) for k, v in self._tags(cell, progress, had).items() if had.get(k) != v]
+        tags = [RunTag(k, v) for k, v in wanted.items() if had.get(k) != v]
         params = [Param(k, v) for k, v in content.params(cell).items() if k not in run.data.params]
         # The tags say how far the metrics go, so they travel with the last of them and never before.
         while len(metrics) > BATCH:
@@ -309,13 +309,9 @@ class Tracker:
                 f"{PREFIX}spec_version": str(SPEC_VERSION),
             }
             run = self._created(SUBMISSION_ID, tags, known.name, known.started)
-        values = {
-            "grids": known.grids,
-            "profile": known.profile,
-            "cells": len(known.cells),
-            "to_train": len(known.trained),
-        }
-        missing = [Param(k, str(v)) for k, v in (known.summary | values).items() if k not in run.data.params]
+        counts: dict[str, Scalar] = {"cells": len(known.cells), "to_train": len(known.trained)}
+        values = {**known.summary, **counts, "grids": known.grids, "profile": known.profile}
+        missing = [Param(k, str(v)) for k, v in values.items() if k not in run.data.params]
         if missing:
             self._connected()[0].log_batch(run.info.run_id, params=missing)
         return run
@@ -373,7 +369,7 @@ def _cell(store: Store, cell_id: str, progress: Progress | None) -> Cell | None:
     return progress.receipt.cell if progress and progress.receipt else store.cell(cell_id)
 
 
-def _news(progress: Progress | None, had: Mapping[str, str]) -> list[EpochRecord]:
+def _unlogged(progress: Progress | None, had: Mapping[str, str]) -> list[EpochRecord]:
     """Epochs that MLflow lacks."""
     logged = int(had.get(LOGGED, -1))
     return [epoch for epoch in progress.epochs if epoch.epoch > logged] if progress else []

@@ -9,6 +9,7 @@ import timm
 import timm.optim
 from timm.models import get_arch_pretrained_cfgs
 
+import pld_grid.train.models  # noqa: F401 - its files register architectures with timm
 from pld_grid.catalogue import Catalogue, LossInfo
 from pld_grid.train import data, losses
 

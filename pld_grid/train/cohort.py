@@ -9,7 +9,7 @@ Shape suffixes: N images, C channels or classes, H and W pixels.
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Surroundings:
 
     store: str
     data_folder: str | None = None
-    machine: MachineSettings = MachineSettings()
+    machine: MachineSettings = field(default_factory=MachineSettings)
     commit: str = ""
 
 

@@ -12,7 +12,6 @@ from trainable import (
     RESNET,
     Interruption,
     distilled,
-    give_weights,
     interrupt_at,
     numbers,
     train,

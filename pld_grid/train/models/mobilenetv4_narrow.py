@@ -12,23 +12,14 @@ from timm.models import MobileNetV3, build_model_with_cfg, generate_default_cfgs
 # timm's models are all built from such strings, but their decoder has no public name.
 from timm.models._efficientnet_builder import decode_arch_def
 
-
-_NAMES = ("conv_small", "conv_medium", "conv_large", "hybrid_medium", "hybrid_large")
-# Where `register_model` looks for a model's facts; there are no published weights.
+# `register_model` looks a model's facts up here; there are no published weights.
 default_cfgs = generate_default_cfgs(
     {
-        f"mobilenetv4_{name}_narrow": {
-            "input_size": (3, 16, 16),
-            "pool_size": (2, 2),
-            "first_conv": "conv_stem",
-            "classifier": "classifier",
-        }
-        for name in _NAMES
+        f"mobilenetv4_{name}_narrow": {"first_conv": "conv_stem", "classifier": "classifier"}
+        for name in ("conv_small", "conv_medium", "conv_large", "hybrid_medium", "hybrid_large")
     }
 )
-
-
-# timm starts at 1e-5, which hundreds of updates would not move.
+# timm's 1e-5 would take more updates to grow than a small training has.
 LAYER_SCALE = 0.1
 
 
@@ -39,7 +30,7 @@ def _build(variant: str, stages: list[list[str]], pretrained: bool, options: dic
         variant,
         pretrained,
         block_args=decode_arch_def(stages),
-        **{"head_bias": False, "head_norm": True, **options},
+        **{"head_bias": False, "head_norm": True} | options,
     )
     return built
 
@@ -63,10 +54,10 @@ def mobilenetv4_conv_medium_narrow(pretrained: bool = False, **options: Any) -> 
     stages = [
         ["er_r1_k3_s2_e4_c16"],
         ["uir_r1_a3_k3_s1_e4_c16"],
-        ["uir_r1_a3_k3_s2_e4_c24", "uir_r1_a3_k3_s1_e4_c24", "uir_r1_a3_k0_s1_e4_c24", "uir_r1_a0_k0_s1_e2_c24"],
-        ["cn_r1_k1_s1_c64"],
+        ["uir_r1_a3_k3_s2_e4_c16", "uir_r1_a3_k3_s1_e4_c16", "uir_r1_a3_k0_s1_e4_c16", "uir_r1_a0_k0_s1_e2_c16"],
+        ["cn_r1_k1_s1_c48"],
     ]
-    defaults = {"stem_size": 8, "num_features": 64}
+    defaults = {"stem_size": 8, "num_features": 48}
     return _build("mobilenetv4_conv_medium_narrow", stages, pretrained, defaults | options)
 
 
@@ -88,11 +79,11 @@ def mobilenetv4_hybrid_medium_narrow(pretrained: bool = False, **options: Any) -
     """Hybrid Medium: Conv Medium's blocks with mobile attention between them."""
     stages = [
         ["er_r1_k3_s2_e4_c16"],
-        ["uir_r1_a3_k3_s1_e4_c24", "mqa_r1_k3_h4_s1_v2_d8_c24", "uir_r1_a3_k0_s1_e4_c24"],
-        ["uir_r1_a3_k3_s2_e4_c32", "mqa_r1_k3_h4_s1_d8_c32", "uir_r1_a3_k0_s1_e4_c32"],
-        ["cn_r1_k1_s1_c96"],
+        ["uir_r1_a3_k3_s1_e4_c16", "mqa_r1_k3_h4_s1_v2_d8_c16", "uir_r1_a3_k0_s1_e4_c16"],
+        ["uir_r1_a3_k3_s2_e4_c24", "mqa_r1_k3_h4_s1_d8_c24", "uir_r1_a3_k0_s1_e4_c24"],
+        ["cn_r1_k1_s1_c64"],
     ]
-    defaults = {"stem_size": 8, "num_features": 96, "layer_scale_init_value": LAYER_SCALE}
+    defaults = {"stem_size": 8, "num_features": 64, "layer_scale_init_value": LAYER_SCALE}
     return _build("mobilenetv4_hybrid_medium_narrow", stages, pretrained, defaults | options)
 
 

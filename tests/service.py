@@ -1,0 +1,118 @@
+"""The command line as people start it: a process of its own, with its own home, store and MLflow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROFILE = """
+description: digits at 8 pixels, for tests
+dataset: {name: digits, image_size: 8}
+recipe:
+  batch_size: 180
+  micro_batch_size: 180
+  warmup_epochs: 0.5
+  augmentation: {crop: padded, padding: 1}
+  mean: [0.3]
+  std: [0.38]
+optimizer: adamw
+optimizers:
+  adamw: {learning_rate: 2e-3, weight_decay: 0.02}
+  lamb: {learning_rate: 1e-2}
+teachers: {source: trained, epochs: 2}
+models:
+  big: {architecture: test_resnet}
+  small: {architecture: test_vit, options: {img_size: 8, patch_size: 4, depth: 1}}
+"""
+
+GRID = """
+cells:
+  teacher: big
+  student: small
+  epochs: 6
+  loss: [ce, kd, dist, pld]
+  optimizer: [adamw, lamb]
+table:
+  title: Losses under two optimizers
+  rows: [optimizer]
+  columns:
+    - {header: Optimizer, axis: optimizer}
+    - {header: CE, metric: top1, where: {loss: ce}}
+    - {header: KD, metric: top1, where: {loss: kd}}
+    - {header: DIST, metric: top1, where: {loss: dist}}
+    - {header: PLD, metric: top1, where: {loss: pld}}
+    - {header: Delta_KD, minus: [PLD, KD]}
+    - {header: KL, metric: kl_teacher_student, where: {loss: pld}}
+"""
+
+
+class Service:
+    """A folder with a grid and a profile, and `pld-grid` run in it."""
+
+    def __init__(self, folder: Path, *, profile: str = PROFILE, grid: str = GRID) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tiny.yaml").write_text(profile)
+        (folder / "losses.yaml").write_text(grid)
+        (folder / "home").mkdir(exist_ok=True)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PLD_GRID_", "TUNE_"))}
+        self.environment = kept | {"HOME": str(folder / "home"), "PLD_GRID_COMMIT": "test", "COLUMNS": "200"}
+
+    @property
+    def store(self) -> Path:
+        """Where the default store lies."""
+        return self.folder / ".pld_grid" / "store"
+
+    def start(self, command: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Starts `pld-grid COMMAND losses.yaml --profile tiny.yaml ...`; output is piped."""
+        needs_grid = command in ("run", "plan", "report")
+        grid = ["losses.yaml", "--profile", "tiny.yaml"] if needs_grid else []
+        return subprocess.Popen(
+            [sys.executable, "-c", "from pld_grid.cli import main; main()", command, *grid, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, command: str, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """Runs to the end; (standard output, standard error). Fails unless the exit code is `code`."""
+        process = self.start(command, *arguments)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+        return out, err
+
+    def tables(self, source: str = "store", *arguments: str) -> dict[str, bytes]:
+        """The report's files by name, rebuilt from a source."""
+        out = self.folder / f"report-{source}"
+        self.run("report", "--from", source, "--out", str(out), *arguments)
+        return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:
+    """Reads standard error up to a line with a text in it, and returns that line."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"the process ended (exit {process.wait()}) without a line that has {text!r} in it")
+
+
+def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """All processes that a process started, directly or not."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    """Whether processes ended; Ray's agents take a minute to believe that a killed driver is dead."""
+    _, alive = psutil.wait_procs(processes, timeout=120)
+    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def details(processes: list[psutil.Process]) -> list[Any]:
+    """What is left of processes, for a failure's message."""
+    return [(p.pid, p.name()) for p in processes if p.is_running()]

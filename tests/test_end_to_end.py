@@ -1,0 +1,151 @@
+"""The whole way through the front door: real Ray, real sqlite MLflow, real processes being killed."""
+
+import signal
+import sqlite3
+from pathlib import Path
+
+import psutil
+import pytest
+from service import GRID, PROFILE, Service, all_gone, details, family, wait_for_line
+
+from pld_grid.store import Store
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """A grid that ran without trouble."""
+    service = Service(tmp_path_factory.mktemp("undisturbed"))
+    _, err = service.run("run")
+    assert "9 cells trained" in err
+    return service
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed: Service) -> bytes:
+    """The table of the undisturbed run."""
+    return undisturbed.tables()["losses.csv"]
+
+
+def _runs(service: Service) -> dict[str, list[tuple[str, ...]]]:
+    """MLflow's rows, read behind its back: the runs' states and the metrics' (run, key, step)."""
+    with sqlite3.connect(service.folder / ".pld_grid" / "mlflow.db") as connection:
+        return {
+            "runs": connection.execute("select run_uuid, status from runs").fetchall(),
+            "top1": connection.execute("select run_uuid, step from metrics where key = 'top1'").fetchall(),
+        }
+
+
+def test_the_tables_are_the_same_from_the_store_and_from_mlflow(undisturbed: Service, expected: bytes) -> None:
+    assert b"-," not in expected.split(b"\n")[1].split(b"KL")[0][:40]
+    store, mlflow = undisturbed.tables("store"), undisturbed.tables("mlflow")
+    assert store == mlflow
+    assert set(store) == {"README.md", "losses.csv", "losses.md", "provenance.csv"}
+    out, _ = undisturbed.run("report", "--out", str(undisturbed.folder / "report-store"))
+    assert "up to date" in out
+
+
+def test_mlflow_has_one_run_per_cell_and_one_for_the_submission(undisturbed: Service) -> None:
+    rows = _runs(undisturbed)
+    assert len(rows["runs"]) == 9 + 1
+    assert {status for _, status in rows["runs"]} == {"FINISHED"}
+    assert len(rows["top1"]) == len(set(rows["top1"])) == 2 + 8 * 6
+
+
+def test_a_second_run_trains_nothing_and_says_so(undisturbed: Service) -> None:
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.store.rglob("receipt.json")}
+    _, err = undisturbed.run("run")
+    assert "Nothing to train: all 9 cells are finished." in err
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.store.rglob("receipt.json")} == before
+    assert len(_runs(undisturbed)["runs"]) == 10
+
+
+def test_killed_at_any_moment_a_run_goes_on_and_ends_with_the_same_numbers(tmp_path: Path, expected: bytes) -> None:
+    service = Service(tmp_path)
+    # Killed when the teacher is done, then when the first student is done: the others are in the middle.
+    started: list[psutil.Process] = []
+    for line in ("[1/9] finished", "[1/8] finished"):
+        process = service.start("run")
+        said = wait_for_line(process, line)
+        started += family(process)
+        process.kill()
+        process.communicate()
+        assert said.split()[2] in {path.parent.name for path in service.store.rglob("receipt.json")}
+    finished = {p: p.stat().st_mtime_ns for p in service.store.rglob("receipt.json")}
+    assert 2 <= len(finished) < 9
+    _, err = service.run("run")
+    assert f"{9 - len(finished)} cells trained" in err
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished
+    assert service.tables()["losses.csv"] == expected
+    rows = _runs(service)
+    assert len(rows["top1"]) == len(set(rows["top1"])) == 2 + 8 * 6
+    assert [status for _, status in rows["runs"]].count("FINISHED") >= 9 + 1
+    assert all_gone(started), details(started)
+
+
+def test_a_killed_worker_is_started_again_with_the_same_numbers(tmp_path: Path, expected: bytes) -> None:
+    service = Service(tmp_path)
+    process = service.start("run")
+    wait_for_line(process, "[1/9] finished")
+    workers = [p for p in family(process) if p.name().startswith("ray::")]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert service.tables()["losses.csv"] == expected
+
+
+def test_ctrl_c_keeps_checkpoints_and_leaves_no_process(tmp_path: Path, expected: bytes) -> None:
+    service = Service(tmp_path)
+    process = service.start("run")
+    wait_for_line(process, "[1/9] finished")
+    wait_for_line(process, "[2/9] finished")
+    started = family(process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "checkpoints are kept" in err
+    assert "Traceback" not in err
+    assert all_gone(started), details(started)
+    store = Store(service.store)
+    states = [progress.state for cell in store.cell_ids() if (progress := store.progress(cell)) is not None]
+    assert "cancelled" in states
+    assert set(states) <= {"finished", "cancelled"}
+    assert b"cancelled" in service.tables()["losses.csv"]
+    service.run("run")
+    assert service.tables()["losses.csv"] == expected
+
+
+def test_without_mlflow_training_goes_on_and_sync_brings_it_up_to_date(tmp_path: Path, expected: bytes) -> None:
+    service = Service(tmp_path)
+    _, err = service.run("run", "--tracking-uri", "http://127.0.0.1:9")
+    assert "9 cells trained" in err
+    assert "pld-grid sync" in err
+    assert service.tables()["losses.csv"] == expected
+    out, _ = service.run("sync")
+    assert "10 runs brought up to date" in out
+    assert "up to date" in service.run("sync")[0]
+    rows = _runs(service)
+    assert len(rows["top1"]) == len(set(rows["top1"])) == 2 + 8 * 6
+    assert service.tables("store") == service.tables("mlflow")
+
+
+def test_failed_cells_are_not_retried_at_once_and_the_others_finish(tmp_path: Path) -> None:
+    broken = PROFILE.replace("models:", "models:\n  odd: {architecture: test_vit, options: {img_size: 8, patch_size: 5}}")
+    grid = "cells: {teacher: big, student: [small, odd], epochs: 1, loss: [kd, pld]}"
+    service = Service(tmp_path, profile=broken, grid=grid)
+    _, err = service.run("run", code=1)
+    assert "3 cells trained" in err
+    assert "error: 2 cells failed" in err
+    assert err.count("failed ") == 2
+    table = service.tables()["losses.md"].decode()
+    assert "failed" in table
+    assert len(psutil.Process().children(recursive=True)) == 0
+
+
+def test_a_teacher_that_fails_fails_its_students_with_the_reason(tmp_path: Path) -> None:
+    broken = PROFILE.replace("{architecture: test_resnet}", "{architecture: test_resnet, options: {no_such: 1}}")
+    service = Service(tmp_path, profile=broken, grid=GRID.replace("loss: [ce, kd, dist, pld]", "loss: [ce, kd]"))
+    _, err = service.run("run", code=1)
+    assert "2 cells trained" in err
+    assert err.count("its teacher") == 2
