@@ -20,6 +20,8 @@ from pld_grid.spec import Cell
 from pld_grid.store import Status, Store
 from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
 
+logger = logging.getLogger(__name__)
+
 WORKER_DEATHS = 3
 _EVENTS_EVERY = 0.5
 
@@ -49,6 +51,8 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
         os.environ.setdefault(key, value)
     import ray
 
+    # Tune prints a traceback for every worker that dies; we say it in a line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield dict(ray.cluster_resources())
         return
@@ -135,6 +139,9 @@ def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Stor
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
             for event in result.get("events", ()):
                 hear(Event(**event))
+
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            logger.warning("a worker died; its cohort goes on from its checkpoints (at most %d times)", WORKER_DEATHS)
 
         def __reduce__(self) -> Any:
             # Tune pickles its callbacks to resume a driver, which we never do; a listener cannot be pickled.

@@ -102,6 +102,13 @@ def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:
     raise AssertionError(f"the process ended (exit {process.wait()}) without a line that has {text!r} in it")
 
 
+def rest(process: "subprocess.Popen[str]") -> str:
+    """What is left of standard error after `wait_for_line`, and the process's end."""
+    with process:
+        assert process.stderr is not None
+        return process.stderr.read()
+
+
 def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """All processes that a process started, directly or not."""
     return psutil.Process(process.pid).children(recursive=True)

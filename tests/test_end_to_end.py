@@ -1,12 +1,13 @@
 """The whole way through the front door: real Ray, real sqlite MLflow, real processes being killed."""
 
+import re
 import signal
 import sqlite3
 from pathlib import Path
 
 import psutil
 import pytest
-from service import GRID, PROFILE, Service, all_gone, details, family, wait_for_line
+from service import GRID, PROFILE, Service, all_gone, details, family, rest, wait_for_line
 
 from pld_grid.store import Store
 
@@ -68,12 +69,13 @@ def test_killed_at_any_moment_a_run_goes_on_and_ends_with_the_same_numbers(tmp_p
         said = wait_for_line(process, line)
         started += family(process)
         process.kill()
-        process.communicate()
+        rest(process)
         assert said.split()[2] in {path.parent.name for path in service.store.rglob("receipt.json")}
     finished = {p: p.stat().st_mtime_ns for p in service.store.rglob("receipt.json")}
-    assert 2 <= len(finished) < 9
     _, err = service.run("run")
-    assert f"{9 - len(finished)} cells trained" in err
+    # Workers live on for a moment after the driver's death, so some more may have finished.
+    trained, before = (int(n) for n in re.findall(r"(\d+) cells trained .* (\d+) were finished before", err)[0])
+    assert (trained + before, len(finished) <= before < 9) == (9, True)
     assert {p: p.stat().st_mtime_ns for p in finished} == finished
     assert service.tables()["losses.csv"] == expected
     rows = _runs(service)
@@ -86,12 +88,13 @@ def test_a_killed_worker_is_started_again_with_the_same_numbers(tmp_path: Path, 
     service = Service(tmp_path)
     process = service.start("run")
     wait_for_line(process, "[1/9] finished")
-    workers = [p for p in family(process) if p.name().startswith("ray::")]
-    assert workers
-    for worker in workers:
-        worker.kill()
-    out, err = process.communicate(timeout=300)
+    trials = [p for p in family(process) if p.name().startswith("ray::ImplicitFunc")]
+    assert trials
+    for trial in trials:
+        trial.kill()
+    err = rest(process)
     assert process.returncode == 0, err
+    assert "Traceback" not in err
     assert service.tables()["losses.csv"] == expected
 
 
@@ -102,7 +105,7 @@ def test_ctrl_c_keeps_checkpoints_and_leaves_no_process(tmp_path: Path, expected
     wait_for_line(process, "[2/9] finished")
     started = family(process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    err = rest(process)
     assert process.returncode == 130, err
     assert "checkpoints are kept" in err
     assert "Traceback" not in err

@@ -152,7 +152,8 @@ def test_hyperparameters_belong_to_their_loss(grid: MakeGrid) -> None:
 
 def test_sweeps_move_several_together(grid: MakeGrid) -> None:
     made = grid(
-        f"cells: {{{BASE}, loss: dist, hyperparameters: {{dist: [{{alpha: 0, beta: 0.5, gamma: 0.5}}, {{alpha: 0.1}}]}}}}"
+        f"cells: {{{BASE}, loss: dist, hyperparameters:"
+        " {dist: [{alpha: 0, beta: 0.5, gamma: 0.5}, {alpha: 0.1}]}}"
     )
     found = [tuple(e.cell.loss.hyperparameters[k] for k in ("alpha", "beta", "gamma")) for e in made.entries]
     assert found == [(0, 0.5, 0.5), (0.1, 0.45, 0.45)]
@@ -237,7 +238,8 @@ def test_exclude_leaves_what_does_not_match(grid: MakeGrid, block: dict[str, Any
 
 def test_labels_name_rows(grid: MakeGrid) -> None:
     made = grid(
-        f"cells:\n - {{{BASE}, loss: kd, labels: {{setting: near}}}}\n - {{{BASE}, loss: pld, labels: {{setting: far}}}}"
+        f"cells:\n - {{{BASE}, loss: kd, labels: {{setting: near}}}}\n"
+        f" - {{{BASE}, loss: pld, labels: {{setting: far}}}}\n"
     )
     assert [e.labels["setting"] for e in made.entries] == ["near", "far"]
     assert "setting" in made.layout.rows

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import yaml
 from pld_grid.catalogue import Catalogue
 from pld_grid.errors import InputError
 from pld_grid.profile import Profile, find_profile, load_profile
+from pld_grid.reading import read_file
 
 ROOT = Path(__file__).parent.parent
 PROFILES = sorted((ROOT / "grids" / "profiles").glob("*.yaml"))
@@ -18,10 +20,7 @@ def changed(tmp_path: Path, catalogue: Catalogue) -> Callable[..., Profile]:
     """The digits profile with keys replaced: `changed({"machine.loader_workers": 3})`."""
 
     def load(changes: dict[str, object], base: str = "digits") -> Profile:
-        data = yaml.safe_load(find_profile(base).read_text())
-        # PyYAML reads 2e-2 as text; what is written back must be numbers again.
-        for settings in data["optimizers"].values():
-            settings["learning_rate"] = float(settings["learning_rate"])
+        data = copy.deepcopy(read_file(find_profile(base)).data)
         for path, value in changes.items():
             *parents, last = path.split(".")
             node = data

@@ -203,7 +203,7 @@ def test_values_are_shown_as_yaml(value: Any, text: str) -> None:
 
 
 def test_half_characters_are_refused() -> None:
-    with pytest.raises(InputError, match="f.yaml:1: a: half a surrogate pair"):
+    with pytest.raises(InputError, match=r"f.yaml:1: a: half a surrogate pair"):
         read_text('a: "\\ud800"', "f.yaml")
 
 

@@ -29,7 +29,7 @@ def load(dataset: Dataset, recipe: Recipe, folder: Path | None = None) -> Splits
     images = F.resize(images, size, InterpolationMode.BILINEAR, antialias=True)
     held_out = np.zeros(len(target), dtype=bool)
     for label in range(INFO.num_classes):
-        held_out[np.flatnonzero(target == label)[::5]] = True
+        held_out[np.flatnonzero(target == label)[4::5]] = True
     labels = torch.from_numpy(target.astype(np.int64))
     return Splits(
         train=ArraySplit(images[~held_out], labels[~held_out], recipe.augmentation),

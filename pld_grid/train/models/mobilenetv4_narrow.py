@@ -29,7 +29,7 @@ def _build(variant: str, stages: list[list[str]], pretrained: bool, options: dic
         MobileNetV3,
         variant,
         pretrained,
-        block_args=decode_arch_def(stages),
+        block_args=decode_arch_def(stages),  # type: ignore[no-untyped-call]
         **{"head_bias": False, "head_norm": True} | options,
     )
     return built
@@ -53,8 +53,8 @@ def mobilenetv4_conv_medium_narrow(pretrained: bool = False, **options: Any) -> 
     """Conv Medium: a fused inverted bottleneck, then universal ones."""
     stages = [
         ["er_r1_k3_s2_e4_c16"],
-        ["uir_r1_a3_k3_s1_e4_c16"],
-        ["uir_r1_a3_k3_s2_e4_c16", "uir_r1_a3_k3_s1_e4_c16", "uir_r1_a3_k0_s1_e4_c16", "uir_r1_a0_k0_s1_e2_c16"],
+        ["uir_r1_a3_k3_s1_e3_c16"],
+        ["uir_r1_a3_k3_s2_e3_c16", "uir_r1_a3_k3_s1_e3_c16", "uir_r1_a3_k0_s1_e3_c16", "uir_r1_a0_k0_s1_e2_c16"],
         ["cn_r1_k1_s1_c48"],
     ]
     defaults = {"stem_size": 8, "num_features": 48}
@@ -79,11 +79,11 @@ def mobilenetv4_hybrid_medium_narrow(pretrained: bool = False, **options: Any) -
     """Hybrid Medium: Conv Medium's blocks with mobile attention between them."""
     stages = [
         ["er_r1_k3_s2_e4_c16"],
-        ["uir_r1_a3_k3_s1_e4_c16", "mqa_r1_k3_h4_s1_v2_d8_c16", "uir_r1_a3_k0_s1_e4_c16"],
-        ["uir_r1_a3_k3_s2_e4_c24", "mqa_r1_k3_h4_s1_d8_c24", "uir_r1_a3_k0_s1_e4_c24"],
-        ["cn_r1_k1_s1_c64"],
+        ["uir_r1_a3_k3_s1_e3_c16", "mqa_r1_k3_h4_s1_v2_d8_c16", "uir_r1_a3_k0_s1_e2_c16"],
+        ["uir_r1_a3_k3_s2_e3_c16", "mqa_r1_k3_h4_s1_d8_c16", "uir_r1_a3_k0_s1_e4_c16"],
+        ["cn_r1_k1_s1_c48"],
     ]
-    defaults = {"stem_size": 8, "num_features": 64, "layer_scale_init_value": LAYER_SCALE}
+    defaults = {"stem_size": 8, "num_features": 48, "layer_scale_init_value": LAYER_SCALE}
     return _build("mobilenetv4_hybrid_medium_narrow", stages, pretrained, defaults | options)
 
 
