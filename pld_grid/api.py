@@ -200,7 +200,7 @@ def _mirrored(
     tracker = track.Tracker(store, workspace.tracking_uri, workspace.experiment)
     mirror = track.Mirrorer(tracker)
     submission = None
-    if plan.pending:
+    if plan.pending or not tracker.knows(plan.grids):
         submission = tracker.start_submission(
             ", ".join(grid.name for grid in grids),
             profile=grids[0].profile.name,
@@ -221,6 +221,7 @@ def _mirrored(
         if submission is not None:
             tracker.end_submission(submission, state)
             mirror.mark(submission.submission_id)
+            # Finished cells that a new grid wants get its name by the replay that the mirror begins with.
             for cell in plan.pending:
                 mirror.mark(cell.cell_id)
         left = mirror.close(MIRROR_TIMEOUT)

@@ -24,12 +24,17 @@ class LossInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One dataset module: what it fixes."""
+    """One dataset module: what it fixes.
+
+    `revision` is raised when the module is changed so that a cell would see other images, labels or splits: it is part
+    of every cell, so old results are not mistaken for new ones.
+    """
 
     name: str
     num_classes: int
     channels: Literal[1, 3]
     needs_folder: bool
+    revision: int = 1
 
 
 @dataclass(frozen=True)

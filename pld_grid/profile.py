@@ -276,7 +276,11 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
         document=document,
         file=file,
         dataset=Dataset(
-            name=info.name, num_classes=info.num_classes, channels=info.channels, image_size=file.dataset.image_size
+            name=info.name,
+            revision=info.revision,
+            num_classes=info.num_classes,
+            channels=info.channels,
+            image_size=file.dataset.image_size,
         ),
         recipe=recipe,
         catalogue=catalogue,

@@ -54,7 +54,7 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
     # Tune prints a traceback for every worker that dies; we say it in a line.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
-        yield dict(ray.cluster_resources())
+        yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
@@ -68,7 +68,7 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
     try:
-        yield dict(ray.cluster_resources())
+        yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
 
@@ -135,7 +135,7 @@ def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Stor
         running.add(event.cell_id) if event.kind in ("started", "epoch") else running.discard(event.cell_id)
         listener(event)
 
-    class Ears(tune.Callback):  # type: ignore[misc]
+    class Ears(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
             for event in result.get("events", ()):
                 hear(Event(**event))

@@ -62,9 +62,10 @@ class OpenQuestion:
 
 
 class Dataset(Frozen):
-    """Which images, at which size. `name` is a module of `pld_grid.train.data`."""
+    """Which images, at which size. `name` is a module of `pld_grid.train.data`, `revision` that module's."""
 
     name: str
+    revision: Count = 1
     num_classes: Annotated[int, Field(ge=2, strict=True)]
     channels: Literal[1, 3] = 3
     image_size: Count

@@ -134,7 +134,9 @@ def test_without_mlflow_training_goes_on_and_sync_brings_it_up_to_date(tmp_path:
 
 
 def test_failed_cells_are_not_retried_at_once_and_the_others_finish(tmp_path: Path) -> None:
-    broken = PROFILE.replace("models:", "models:\n  odd: {architecture: test_vit, options: {img_size: 8, patch_size: 5}}")
+    broken = PROFILE.replace(
+        "models:", "models:\n  odd: {architecture: test_vit, options: {img_size: 8, patch_size: 5}}"
+    )
     grid = "cells: {teacher: big, student: [small, odd], epochs: 1, loss: [kd, pld]}"
     service = Service(tmp_path, profile=broken, grid=grid)
     _, err = service.run("run", code=1)

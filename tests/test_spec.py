@@ -153,6 +153,7 @@ def test_every_leaf_is_part_of_the_id(cell: Cell) -> None:
     for path in fixed:
         alone = {
             "schedule",
+            "revision",
             "num_classes",
             "channels",
             "image_size",

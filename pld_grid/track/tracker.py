@@ -98,6 +98,13 @@ class Tracker:
         self._keep(ended)
         return ended
 
+    def knows(self, cells: Mapping[str, Iterable[str]]) -> bool:
+        """Whether every cell is known to belong to its grids, so that no new submission need say so."""
+        known = self._known_submissions()
+        with self._lock:
+            pairs = {(cell, grid) for each in known.values() for cell, grids in each.cells.items() for grid in grids}
+        return all((cell, grid) in pairs for cell, grids in cells.items() for grid in grids)
+
     def _keep(self, changed: Submission) -> None:
         submission.write(self.store, changed)
         with self._lock:

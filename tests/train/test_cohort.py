@@ -70,7 +70,7 @@ def test_numbers_are_the_same_after_an_interruption(tmp_path: Path, alone, cell:
     resumed: list[Event] = []
     receipt = train(tmp_path, cell, listener=resumed.append)[cell.cell_id]
     assert numbers(receipt) == alone(cell)
-    assert [(e.kind, e.epoch) for e in resumed][0] == ("started", epoch)
+    assert next((e.kind, e.epoch) for e in resumed) == ("started", epoch)
     assert [e.epoch for e in resumed if e.kind == "epoch"] == list(range(epoch + 1, cell.epochs + 1))
 
 
