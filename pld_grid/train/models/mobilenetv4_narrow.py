@@ -52,8 +52,8 @@ def mobilenetv4_conv_small_narrow(pretrained: bool = False, **options: Any) -> M
 def mobilenetv4_conv_medium_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
     """Conv Medium: a fused inverted bottleneck, then universal ones."""
     stages = [
-        ["er_r1_k3_s2_e4_c16"],
-        ["uir_r1_a3_k3_s1_e3_c16"],
+        ["er_r1_k3_s2_e2_c8"],
+        ["uir_r1_a3_k3_s1_e3_c8"],
         ["uir_r1_a3_k3_s2_e3_c16", "uir_r1_a3_k3_s1_e3_c16", "uir_r1_a3_k0_s1_e3_c16", "uir_r1_a0_k0_s1_e2_c16"],
         ["cn_r1_k1_s1_c48"],
     ]
@@ -65,12 +65,12 @@ def mobilenetv4_conv_medium_narrow(pretrained: bool = False, **options: Any) -> 
 def mobilenetv4_conv_large_narrow(pretrained: bool = False, **options: Any) -> MobileNetV3:
     """Conv Large: Conv Medium's blocks, wider, with larger kernels."""
     stages = [
-        ["er_r1_k3_s2_e4_c24"],
-        ["uir_r1_a3_k5_s1_e4_c48"],
-        ["uir_r1_a3_k5_s2_e4_c96", "uir_r1_a5_k3_s1_e4_c96", "uir_r1_a3_k3_s1_e4_c96", "uir_r1_a3_k0_s1_e4_c96"],
-        ["cn_r1_k1_s1_c192"],
+        ["er_r1_k3_s2_e4_c32"],
+        ["uir_r1_a3_k5_s1_e4_c48", "uir_r1_a3_k3_s1_e4_c48"],
+        ["uir_r1_a3_k5_s2_e4_c80", "uir_r1_a5_k3_s1_e4_c80", "uir_r1_a3_k0_s1_e4_c80"],
+        ["cn_r1_k1_s1_c160"],
     ]
-    defaults = {"stem_size": 16, "num_features": 256}
+    defaults = {"stem_size": 16, "num_features": 192}
     return _build("mobilenetv4_conv_large_narrow", stages, pretrained, defaults | options)
 
 
