@@ -136,7 +136,11 @@ def run(
         checkpoint_every=checkpoint_every,
     )
     workspace = _workspace(store, tracking_uri, experiment)
-    done = api.run(loaded, workspace, machine=machine, address=address, data_folder=data_dir, console=errors)
+    try:
+        done = api.run(loaded, workspace, machine=machine, address=address, data_folder=data_dir, console=errors)
+    except KeyboardInterrupt:
+        errors.print("interrupted: checkpoints are kept; the same command goes on from there")
+        raise typer.Exit(130) from None
     errors.print(
         f"{done.finished} cells trained in {api.duration(done.seconds)}, {done.diverged} diverged, {done.failed} "
         f"failed; {done.finished_before} were finished before."
@@ -207,6 +211,3 @@ def main() -> None:
     except PldGridError as error:
         errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted: checkpoints are kept; the same command goes on from there")
-        sys.exit(130)

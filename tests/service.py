@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
+
+from pld_grid import api
 
 PROFILE = """
 description: digits at 8 pixels, for tests
@@ -86,10 +88,12 @@ class Service:
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return out, err
 
-    def tables(self, source: str = "store", *arguments: str) -> dict[str, bytes]:
-        """The report's files by name, rebuilt from a source."""
+    def tables(self, source: Literal["store", "mlflow"] = "store") -> dict[str, bytes]:
+        """The report's files by name, rebuilt from a source (in this process, which has torch loaded already)."""
         out = self.folder / f"report-{source}"
-        self.run("report", "--from", source, "--out", str(out), *arguments)
+        grid = api.load_grid(self.folder / "losses.yaml", str(self.folder / "tiny.yaml"))
+        database = f"sqlite:///{self.folder / '.pld_grid' / 'mlflow.db'}"
+        api.report([grid], out, api.Workspace(str(self.store), database), source=source)
         return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 

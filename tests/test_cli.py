@@ -1,7 +1,6 @@
 """The command line, in this process: what it prints, and one line with exit code 2 for whatever is wrong."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(run: Run, arguments: t
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert said in err
-    assert os.listdir(".") == ["mine.yaml"]
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
 
 
 def test_errors_in_a_grid_name_file_line_key_and_the_nearest_name(run: Run) -> None:
