@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,6 +113,20 @@ def rest(process: "subprocess.Popen[str]") -> str:
     with process:
         assert process.stderr is not None
         return process.stderr.read()
+
+
+def answer(process: "subprocess.Popen[str]", url: str, within: float = 90) -> bytes:
+    """What a server that is starting answers, asked again until it does."""
+    until = time.monotonic() + within
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                content: bytes = response.read()
+                return content
+        except OSError:
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < until, f"no answer from {url}"
+            time.sleep(0.2)
 
 
 def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:

@@ -1,13 +1,15 @@
 """The whole way through the front door: real Ray, real sqlite MLflow, real processes being killed."""
 
+import json
 import re
 import signal
+import socket
 import sqlite3
 from pathlib import Path
 
 import psutil
 import pytest
-from service import PROFILE, Service, all_gone, details, family, rest, wait_for_line
+from service import PROFILE, Service, all_gone, answer, details, family, rest, wait_for_line
 
 from pld_grid.store import Store
 
@@ -61,6 +63,28 @@ def test_a_second_run_trains_nothing_and_says_so(undisturbed: Service) -> None:
     assert len(_runs(undisturbed)["runs"]) == 10
 
 
+def test_ui_serves_the_runs_on_this_machine_only(undisturbed: Service) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = undisturbed.start("ui", "--port", str(port))
+    try:
+        url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=pld_grid"
+        found = json.loads(answer(process, url))["experiment"]
+        assert found["name"] == "pld_grid"
+        assert {c.laddr.ip for p in family(process) for c in p.net_connections() if c.status == "LISTEN"} == {
+            "127.0.0.1"
+        }
+    finally:
+        started = family(process)
+        process.send_signal(signal.SIGINT)
+        for each in started:
+            if each.is_running():
+                each.terminate()
+        process.communicate()
+    assert all_gone(started), details(started)
+
+
 def test_killed_at_any_moment_a_run_goes_on_and_ends_with_the_same_numbers(tmp_path: Path, expected: bytes) -> None:
     service = Service(tmp_path)
     # Killed when the teacher is done, then when the first student is done: the others are in the middle.
@@ -97,6 +121,23 @@ def test_a_killed_worker_is_started_again_with_the_same_numbers(tmp_path: Path, 
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert service.tables()["losses.csv"] == expected
+
+
+def test_a_worker_that_always_dies_fails_its_cells_and_no_others(tmp_path: Path) -> None:
+    # A model whose making ends the process, as the kernel does with one that eats all memory.
+    profile = PROFILE.replace("models:", "models:\n  deadly: {architecture: test_resnet, options: {block_args: 1}}")
+    grid = "cells: [{student: deadly, epochs: 1, loss: ce}, {student: small, epochs: 2, loss: ce}]"
+    service = Service(tmp_path, profile=profile, grid=grid)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, timm\n"
+        "made = timm.create_model\n"
+        "timm.create_model = lambda *a, **k: os._exit(1) if 'block_args' in k else made(*a, **k)\n"
+    )
+    service.environment["PYTHONPATH"] = str(tmp_path)
+    _, err = service.run("run", "--cohort-size", "1", code=1)
+    assert err.count("a worker died; its cohort goes on from its checkpoints") == 3
+    assert "its worker died 4 times" in err
+    assert "1 cells trained" in err
 
 
 def test_ctrl_c_keeps_checkpoints_and_leaves_no_process(tmp_path: Path, expected: bytes) -> None:
