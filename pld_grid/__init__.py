@@ -10,23 +10,20 @@
 Importing this loads no torch, Ray or MLflow; the functions do when they need them.
 """
 
-from typing import TYPE_CHECKING, Any
-
+from pld_grid.api import RunSummary, Workspace, load_grid, load_grids, plan, report, run, sync
 from pld_grid.errors import InputError, PldGridError
 from pld_grid.spec import Cell
 
-if TYPE_CHECKING:
-    from pld_grid.api import RunSummary, Workspace, load_grid, load_grids, plan, report, run, sync
-
 __all__ = [
-    "Cell", "InputError", "PldGridError", "RunSummary", "Workspace", "load_grid", "load_grids", "plan", "report", "run",
+    "Cell",
+    "InputError",
+    "PldGridError",
+    "RunSummary",
+    "Workspace",
+    "load_grid",
+    "load_grids",
+    "plan",
+    "report",
+    "run",
     "sync",
-]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from pld_grid import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+]

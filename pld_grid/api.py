@@ -15,13 +15,14 @@ from rich.console import Console
 from pld_grid import records as records_module
 from pld_grid import report as report_module
 from pld_grid import track
-from pld_grid.errors import CellsFailed, InputError, StoreError, TrackingError
+from pld_grid.errors import InputError
+from pld_grid.events import Event
 from pld_grid.grid import MAX_CELLS, Grid
 from pld_grid.grid import load_grid as _load_grid
 from pld_grid.plan import Plan, make_plan
 from pld_grid.profile import MachineSettings, Profile, find_profile
 from pld_grid.profile import load_profile as _load_profile
-from pld_grid.progress import Progress, duration
+from pld_grid.progress import Progress
 from pld_grid.records import Record
 from pld_grid.store import Store
 
@@ -80,6 +81,8 @@ def load_grids(
         grid = _load_grid(path, loaded, seeds=seeds, max_cells=max_cells)
         if any(grid.name == other.name for other in grids):
             raise InputError(f"{path}: two grids are called {grid.name}")
+        # A table that cannot be built should be known before its cells are trained.
+        report_module.build_table(grid, {}, paper_folder())
         grids.append(grid)
     return grids
 
@@ -104,7 +107,9 @@ def local_resources() -> dict[str, float]:
     """This machine's CPUs and GPUs."""
     import torch
 
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    from pld_grid import schedule
+
+    return {"CPU": float(schedule.local_cpus()), "GPU": float(torch.cuda.device_count())}
 
 
 def plan(
@@ -158,8 +163,11 @@ def run(
         schedule.check_resources(machine, local_resources())
     store = Store(workspace.store)
     store.check_writable()
-    cells = [cell for grid in grids for cell in grid.cells()]
-    everything = make_plan(grids, store.finished(cells))
+    cells = {cell.cell_id: cell for grid in grids for cell in grid.cells()}
+    finished = store.finished(cells.values())
+    for teacher_id in {c.teacher.cell_id for i, c in cells.items() if i not in finished and c.teacher is not None}:
+        store.check_weights(cells[teacher_id])
+    everything = make_plan(grids, store.finished(cells.values()))
     surroundings = Surroundings(
         store=workspace.store if "://" in workspace.store else str(Path(workspace.store).resolve()),
         data_folder=data_folder,
@@ -167,21 +175,25 @@ def run(
         commit=code_version(),
     )
     progress = Progress(everything.pending, len(everything.finished), console)
-    with _mirrored(grids, everything, store, workspace, console) as mirror, _terminated_as_interrupted():
+    with contextlib.ExitStack() as stack:
+        current = everything
+        if everything.pending:
+            stack.enter_context(_terminated_as_interrupted())
+            resources = stack.enter_context(schedule.cluster(address))
+            schedule.check_resources(machine, resources)
+            slots = schedule.slots(machine, resources)
+            current = make_plan(grids, everything.finished, slots=slots, cohort_size=machine.cohort_size)
+        mirror = stack.enter_context(_mirrored(grids, current, store, workspace, console))
 
-        def listener(event: Any) -> None:
+        def listener(event: Event) -> None:
             progress.hear(event)
             mirror.mark(event.cell_id)
 
-        if everything.pending:
-            with schedule.cluster(address) as resources:
-                schedule.check_resources(machine, resources)
-                slots = schedule.slots(machine, resources)
-                current = make_plan(grids, everything.finished, slots=slots, cohort_size=machine.cohort_size)
-                with progress:
-                    schedule.run_plan(current, surroundings, listener)
+        if current.pending:
+            with progress:
+                schedule.run_plan(current, surroundings, listener)
         else:
-            console.print(f"Nothing to train: all {len(everything.finished)} cells are finished.")
+            console.print(f"Nothing to train: all {len(current.finished)} cells are finished.")
     return RunSummary(
         finished=progress.count("finished"),
         failed=progress.count("failed"),
@@ -256,7 +268,9 @@ def fetch_records(grids: Sequence[Grid], workspace: Workspace, source: Literal["
     wanted = list({cell.cell_id: None for grid in grids for cell in grid.cells()})
     if source == "mlflow":
         return track.records(workspace.tracking_uri, workspace.experiment, wanted)
-    return records_module.from_store(Store(workspace.store), wanted)
+    store = Store(workspace.store)
+    mirrored_in = track.Tracker(store, workspace.tracking_uri, workspace.experiment).address
+    return records_module.from_store(store, wanted, mirrored_in)
 
 
 def report(
@@ -272,9 +286,11 @@ def report(
     return report_module.write_report(grids, found, out, paper_folder())
 
 
-def print_tables(grids: Sequence[Grid], workspace: Workspace, console: Console) -> None:
+def print_tables(
+    grids: Sequence[Grid], workspace: Workspace, console: Console, *, source: Literal["store", "mlflow"] = "store"
+) -> None:
     """Prints the grids' tables, ours beside the paper's."""
-    found = fetch_records(grids, workspace, "store")
+    found = fetch_records(grids, workspace, source)
     for grid in grids:
         report_module.print_table(report_module.build_table(grid, found, paper_folder()), console)
 
@@ -296,16 +312,17 @@ def code_version() -> str:
     given = os.environ.get("PLD_GRID_COMMIT")
     if given is not None:
         return given
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-__all__ = [
-    "CellsFailed", "RunSummary", "StoreError", "TrackingError", "Workspace", "code_version", "duration",
-    "fetch_records", "load_grid", "load_grids", "load_profile", "machine_of", "plan", "print_tables", "report", "run",
-    "sync",
-]  # fmt: skip
+    answers = []
+    for command in (
+        # Installed into somebody else's repository, this file is not part of it.
+        ["git", "ls-files", "--error-unmatch", __file__],
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+    ):
+        try:
+            done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        if done.returncode != 0:
+            return ""
+        answers.append(done.stdout.strip())
+    return answers[-1]

@@ -126,6 +126,7 @@ def run(
 ) -> None:
     """Train what grids need and the store lacks; go on where an earlier run stopped."""
     from pld_grid import api
+    from pld_grid.progress import duration
 
     loaded = _load(grids, profile, seeds, max_cells)
     machine = api.machine_of(
@@ -142,7 +143,7 @@ def run(
         errors.print("interrupted: checkpoints are kept; the same command goes on from there")
         raise typer.Exit(130) from None
     errors.print(
-        f"{done.finished} cells trained in {api.duration(done.seconds)}, {done.diverged} diverged, {done.failed} "
+        f"{done.finished} cells trained in {duration(done.seconds)}, {done.diverged} diverged, {done.failed} "
         f"failed; {done.finished_before} were finished before."
     )
     if show:
@@ -160,6 +161,7 @@ def report(
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
     seeds: Seeds = None,
+    max_cells: MaxCells = None,
     source: Annotated[
         Source, typer.Option("--from", help="Take numbers from the store or from MLflow.")
     ] = Source.store,
@@ -168,12 +170,12 @@ def report(
     """Rebuild tables as CSV and Markdown, ours beside the paper's."""
     from pld_grid import api
 
-    loaded = _load(grids, profile, seeds, None)
+    loaded = _load(grids, profile, seeds, max_cells)
     workspace = _workspace(store, tracking_uri, experiment)
     folder = out or f"reports/{loaded[0].profile.name}"
     changed = api.report(loaded, folder, workspace, source=source.value)
     if show:
-        api.print_tables(loaded, workspace, output)
+        api.print_tables(loaded, workspace, output, source=source.value)
     output.print(f"{folder}: {len(changed)} files written" if changed else f"{folder}: up to date", soft_wrap=True)
 
 

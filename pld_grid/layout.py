@@ -15,7 +15,7 @@ from pld_grid.spec import Frozen, Scalar
 
 Where = dict[str, Scalar]
 Metric = Literal[
-    "top1", "top5", "best_top1", "best_top5", "kl_teacher_student", "kl_student_teacher", "train_loss"
+    "top1", "top5", "best_top1", "kl_teacher_student", "kl_student_teacher", "train_loss"
 ]  # fmt: skip
 BASELINE = "baseline"
 

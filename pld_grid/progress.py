@@ -54,7 +54,8 @@ class Progress:
         self.live: Live | None = None
 
     def __enter__(self) -> "Progress":
-        if self.console.is_terminal:
+        # FORCE_COLOR makes a console call itself a terminal; only a real one can be redrawn.
+        if self.console.is_terminal and self.console.file.isatty():
             self.live = Live(self, console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
         return self

@@ -42,13 +42,17 @@ def record_of(progress: Progress, run_id: str) -> Record:
     )
 
 
-def from_store(store: Store, cell_ids: Iterable[str]) -> dict[str, Record]:
-    """Records of the cells that the store knows."""
+def from_store(store: Store, cell_ids: Iterable[str], mirrored_in: str | None = None) -> dict[str, Record]:
+    """Records of the cells that the store knows.
+
+    `mirrored_in` is a tracker's address: runs in another MLflow then do not count. None takes whichever there is.
+    """
     present = store.cell_ids()
     found = {}
     for cell_id in dict.fromkeys(cell_ids):
         progress = store.progress(cell_id) if cell_id in present else None
         if progress is not None:
             mirror = store.mirror(cell_id)
-            found[cell_id] = record_of(progress, mirror.run_id if mirror else "")
+            here = mirror is not None and mirrored_in in (None, mirror.tracking_uri)
+            found[cell_id] = record_of(progress, mirror.run_id if mirror is not None and here else "")
     return found

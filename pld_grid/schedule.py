@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pld_grid.errors import ResourceError
@@ -23,7 +24,6 @@ from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
 logger = logging.getLogger(__name__)
 
 WORKER_DEATHS = 3
-_EVENTS_EVERY = 0.5
 
 # Read by Ray when it is imported or started, hence set here and not at the call.
 _ENVIRONMENT = {
@@ -62,7 +62,7 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Spare workers import what a trial needs while others train: a wave starts seconds earlier.
         os.environ.setdefault("RAY_preload_python_modules", "pld_grid.train.cohort,pld_grid.schedule,ray.tune")
-        options |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": local_cpus()}
     else:
         options["address"] = address
     try:
@@ -73,6 +73,16 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
         yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def local_cpus() -> int:
+    """CPUs that this process may use: fewer than the machine's in a container or under taskset."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
 
 
 def check_resources(machine: MachineSettings, available: dict[str, float]) -> None:
@@ -131,10 +141,11 @@ def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Stor
     from ray import tune
 
     machine = surroundings.machine
-    running: set[str] = set()
+    ended: set[str] = set()
 
     def hear(event: Event) -> None:
-        running.add(event.cell_id) if event.kind in ("started", "epoch") else running.discard(event.cell_id)
+        if event.kind in ("finished", "diverged", "failed"):
+            ended.add(event.cell_id)
         listener(event)
 
     class Ears(tune.Callback):
@@ -172,18 +183,25 @@ def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Stor
         try:
             results = tuner.fit()
         except KeyboardInterrupt:
-            for cell_id in running:
-                if store.receipt(cell_id) is None:
-                    store.write_status(cell_id, Status(state="cancelled", reason="interrupted", time=time.time()))
+            for cell in (cell for cohort in cohorts for cell in cohort.cells):
+                begun = store.cell(cell.cell_id) is not None
+                if begun and cell.cell_id not in ended and store.receipt(cell) is None:
+                    status = Status(state="cancelled", reason="interrupted", time=time.time())
+                    store.write_status(cell.cell_id, status)
             raise
     # A trial that says nothing, or died too often, is a success to Tune: only the store tells.
     errors = [str(error).splitlines()[-1] for error in results.errors]
-    for cohort in cohorts:
-        for cell in cohort.cells:
-            progress = store.progress(cell.cell_id)
-            if progress is None or progress.state == "unfinished":
-                died = f"its worker died {WORKER_DEATHS + 1} times" if errors else "its trial ended without a result"
-                _note_failure(store, cell, f"{died}{': ' + errors[0][:300] if errors else ''}", hear)
+    for cell in (cell for cohort in cohorts for cell in cohort.cells):
+        receipt = store.receipt(cell)
+        if cell.cell_id in ended:
+            continue
+        if receipt is not None:
+            # Its worker died with the news still unsent.
+            epoch = receipt.epochs[-1].epoch if receipt.epochs else 0
+            hear(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), receipt.reason))
+        else:
+            died = f"its worker died {WORKER_DEATHS + 1} times" if errors else "its trial ended without a result"
+            _note_failure(store, cell, f"{died}{': ' + errors[0][:300] if errors else ''}", hear)
 
 
 def _trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surroundings: Surroundings) -> None:
@@ -195,25 +213,21 @@ def _trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surround
     torch.set_num_threads(max(1, int(surroundings.machine.cpus_per_cohort)))
     cells = [Cell.model_validate(cell) for cell in cohorts[config["cohort"]]]
     outbox: list[dict[str, Any]] = []
-    last_sent = time.monotonic()
 
     def send() -> None:
-        nonlocal last_sent
+        # All that an epoch's end brings goes in one report: each waits for the driver.
         if outbox:
             tune.report({"events": outbox.copy()})
             outbox.clear()
-        last_sent = time.monotonic()
 
     def listener(event: Event) -> None:
         outbox.append(event.to_dict())
-        if time.monotonic() - last_sent > _EVENTS_EVERY:
-            send()
 
     try:
-        train_cohort(cells, surroundings, listener)
+        train_cohort(cells, surroundings, listener, send)
     except Exception as error:
         store = Store(surroundings.store)
         for cell in cells:
             if store.receipt(cell) is None:
-                fail_cell(store, cell.cell_id, 0, error, listener)
+                fail_cell(store, cell, 0, error, listener)
     send()

@@ -325,8 +325,3 @@ def ledger() -> Iterator[LedgerEntry]:
                 if isinstance(mark, OpenQuestion):
                     default = "set by the profile" if field.is_required() else json.dumps(field.default)
                     yield LedgerEntry(f"{part}.{name}", default, mark.text)
-
-
-def is_finite(value: object) -> bool:
-    """Whether a number is finite; anything that is no number counts as finite."""
-    return not isinstance(value, float) or math.isfinite(value)

@@ -18,7 +18,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import fsspec
 from pydantic import BaseModel, ValidationError
@@ -263,8 +263,11 @@ class Store:
         """Writes the receipt, the last file of a cell; then checkpoints and status are no longer needed."""
         cell_id = receipt.cell.cell_id
         self._write_model(receipt, cell_id, "receipt.json")
-        self.remove(cell_id, "status.json")
-        self.remove(cell_id, "checkpoints")
+        # The result stands: nothing about the tidying may fail it (a worker that outlived its driver may be writing).
+        with contextlib.suppress(StoreError):
+            self.remove(cell_id, "status.json")
+        with contextlib.suppress(StoreError):
+            self.remove(cell_id, "checkpoints")
 
     def finished(self, cells: Iterable[Cell]) -> frozenset[str]:
         """Ids of the cells that have a receipt (finished or diverged: both are results)."""
@@ -369,6 +372,15 @@ class Store:
         self.write(data, cell_id, "weights.safetensors")
         return sha256(data)
 
+    def check_weights(self, cell: Cell) -> None:
+        """Sets the receipt of a finished cell aside if its weights are missing or damaged: it trains again."""
+        receipt = self.receipt(cell)
+        if receipt is None or receipt.weights_sha256 is None:
+            return
+        data = self.read(cell.cell_id, "weights.safetensors")
+        if data is None or sha256(data) != receipt.weights_sha256:
+            self._set_aside(cell.cell_id, "receipt.json")
+
     def weights_of(self, cell: Cell) -> bytes:
         """A finished cell's weights. Raises StoreError if it is not finished, or they are missing or damaged."""
         receipt = self.receipt(cell)
@@ -389,10 +401,3 @@ def _sync_folder(folder: str) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def provenance_versions() -> dict[str, Any]:
-    """Names and versions of the packages that can change a number."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pld_grid")}

@@ -1,16 +1,22 @@
 """The command line as people start it: a process of its own, with its own home, store and MLflow."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
 from pld_grid import api
+
+# Settings of whoever runs the tests must not reach them.
+_FOREIGN = ("RAY_", "MLFLOW_", "PLD_GRID_", "TUNE_", "FORCE_COLOR", "TTY_", "NO_COLOR")
 
 PROFILE = """
 description: digits at 8 pixels, for tests
@@ -56,13 +62,16 @@ table:
 class Service:
     """A folder with a grid and a profile, and `pld-grid` run in it."""
 
-    def __init__(self, folder: Path, *, profile: str = PROFILE, grid: str = GRID) -> None:
+    def __init__(self, folder: Path, *, profile: str = PROFILE, grid: str = GRID, database: Path | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        if database is not None:
+            (folder / ".pld_grid").mkdir()
+            shutil.copy(database, folder / ".pld_grid" / "mlflow.db")
         (folder / "tiny.yaml").write_text(profile)
         (folder / "losses.yaml").write_text(grid)
         (folder / "home").mkdir(exist_ok=True)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PLD_GRID_", "TUNE_"))}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         self.environment = kept | {"HOME": str(folder / "home"), "PLD_GRID_COMMIT": "test", "COLUMNS": "200"}
 
     @property
@@ -108,6 +117,15 @@ def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:
     raise AssertionError(f"the process ended (exit {process.wait()}) without a line that has {text!r} in it")
 
 
+def wait_for(process: "subprocess.Popen[str]", happened: Callable[[], object], within: float = 120) -> None:
+    """Looks until something happened that a running process brings about."""
+    until = time.monotonic() + within
+    while not happened():
+        assert process.poll() is None, f"the process ended: {rest(process)}"
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
+
+
 def rest(process: "subprocess.Popen[str]") -> str:
     """What is left of standard error after `wait_for_line`, and the process's end."""
     with process:
@@ -117,16 +135,15 @@ def rest(process: "subprocess.Popen[str]") -> str:
 
 def answer(process: "subprocess.Popen[str]", url: str, within: float = 90) -> bytes:
     """What a server that is starting answers, asked again until it does."""
-    until = time.monotonic() + within
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                content: bytes = response.read()
-                return content
-        except OSError:
-            assert process.poll() is None, "the server ended"
-            assert time.monotonic() < until, f"no answer from {url}"
-            time.sleep(0.2)
+    answers: list[bytes] = []
+
+    def ask() -> list[bytes]:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+            answers.append(response.read())
+        return answers
+
+    wait_for(process, ask, within)
+    return answers[0]
 
 
 def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pld_grid import api, cli
 
@@ -20,6 +21,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("PLD_GRID_STORE", "MLFLOW_TRACKING_URI", "PLD_GRID_DATA"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("errors", "output"):
+        monkeypatch.setattr(cli, name, Console(stderr=name == "errors", force_terminal=False))
 
     def go(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["pld-grid", *arguments])
@@ -133,6 +136,23 @@ def test_the_code_version_is_a_commit_or_what_the_image_says(monkeypatch: pytest
     assert api.code_version() == "built-from-1234"
     monkeypatch.delenv("PLD_GRID_COMMIT")
     assert len(api.code_version().removesuffix("-dirty")) in (0, 40)
+
+
+def test_the_functions_of_the_package_are_what_the_readme_calls(run: Run) -> None:
+    import pld_grid
+
+    grids = pld_grid.load_grids([ROOT / "grids" / "table07.yaml"], profile="digits")
+    assert pld_grid.plan(grids).summary()["student_cells"] == 12
+    assert pld_grid.report(grids, "tables")
+    assert all(callable(getattr(pld_grid, name)) for name in pld_grid.__all__)
+
+
+def test_a_table_that_cannot_be_built_is_refused_before_anything_runs(run: Run) -> None:
+    grid = _grid(GRID + "table: {rows: [student], columns: [{header: Top-1, metric: top1}]}\n")
+    code, out, err = run("run", grid)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "Top-1" in err
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
 
 
 def test_importing_the_package_loads_no_torch_ray_or_mlflow() -> None:

@@ -51,7 +51,8 @@ def setting_of(grid: Grid) -> Setting:
         profile=profile.name,
         description=profile.file.description,
         dataset=text,
-        as_in_paper=(dataset.name, dataset.image_size) == PAPER_DATASET,
+        as_in_paper=(dataset.name, dataset.image_size) == PAPER_DATASET
+        and all(named == ran for named, ran in epochs_of(grid.entries).items()),
         models=models_of(grid.entries),
         epochs=epochs_of(grid.entries),
         seeds=tuple(sorted({entry.cell.seed for entry in grid.entries if entry.role != "teacher"})),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "pld_grid"
+# Without it, MLflow's UI takes the experiment for one about language models and hides training runs.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 SCHEMA_TIMEOUT = 300  # seconds to wait for another process that makes the schema
 _SQLITE = "sqlite:///"
 
@@ -108,7 +110,7 @@ def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=artifact_location(tracking_uri))
+            return client.create_experiment(name, artifact_location=artifact_location(tracking_uri), tags=KIND)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -130,13 +132,15 @@ def prepare_database(tracking_uri: str) -> None:
     path = database_path(tracking_uri)
     if path is None or _has_schema(path):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=SCHEMA_TIMEOUT):
             if not _has_schema(path):
                 _make_database(path)
     except Timeout:
         raise TrackingError(f"MLflow at {tracking_uri}: another process holds {path}.lock") from None
+    except OSError as error:
+        raise TrackingError(f"MLflow database {path}: {error.strerror or error}") from None
 
 
 def _has_schema(path: Path) -> bool:

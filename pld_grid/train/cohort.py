@@ -8,7 +8,7 @@ Shape suffixes: N images, C channels or classes, H and W pixels.
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,9 @@ from pld_grid.train.losses import TeacherBatch
 from pld_grid.train.models import Teacher, dump_weights
 from pld_grid.train.student import DTYPES, Diverged, Student
 
+# Packages that can change a number.
+_VERSIONED = ("pld_grid", "torch", "torchvision", "timm", "numpy")
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -38,11 +41,16 @@ class Surroundings:
     commit: str = ""
 
 
-def train_cohort(cells: Sequence[Cell], surroundings: Surroundings, listener: Listener = lambda _: None) -> None:
+def train_cohort(
+    cells: Sequence[Cell],
+    surroundings: Surroundings,
+    listener: Listener = lambda _: None,
+    flush: Callable[[], None] = lambda: None,
+) -> None:
     """Trains every cell that has no receipt yet, from its last checkpoint on.
 
     Cells that diverge or whose own code raises leave the cohort; the others go on with the same numbers. What happens
-    is told to `listener` and kept in the store.
+    is told to `listener` and kept in the store; `flush` says that nothing more comes for a while (an epoch begins).
 
     Raises:
         DataError: the dataset is missing or damaged.
@@ -52,15 +60,22 @@ def train_cohort(cells: Sequence[Cell], surroundings: Surroundings, listener: Li
     store = Store(surroundings.store)
     wanted = [cell for cell in cells if store.receipt(cell) is None]
     if wanted:
-        _Training(wanted, store, surroundings, listener).run()
+        _Training(wanted, store, surroundings, listener, flush).run()
 
 
 class _Training:
     """One call of `train_cohort`."""
 
-    def __init__(self, cells: list[Cell], store: Store, surroundings: Surroundings, listener: Listener) -> None:
+    def __init__(
+        self,
+        cells: list[Cell],
+        store: Store,
+        surroundings: Surroundings,
+        listener: Listener,
+        flush: Callable[[], None],
+    ) -> None:
         _check_shared(cells)
-        self.store, self.surroundings, self.listener = store, surroundings, listener
+        self.store, self.surroundings, self.listener, self.flush = store, surroundings, listener, flush
         self.machine = surroundings.machine
         self.device = torch.device("cuda" if self.machine.gpus_per_cohort and torch.cuda.is_available() else "cpu")
         first, folder = cells[0], surroundings.data_folder
@@ -124,6 +139,7 @@ class _Training:
                 # Killed between the last checkpoint and the receipt.
                 self._finish(student)
         while self.students:
+            self.flush()
             epoch = min(student.next_epoch for student in self.students)
             self._epoch(epoch, [student for student in self.students if student.next_epoch == epoch])
 
@@ -191,9 +207,11 @@ class _Training:
         except Diverged as error:
             self._finish(student, str(error))
             return
+        except Exception as error:
+            self._leave(student, error)
+            return
         if student.done or record.epoch % self.machine.checkpoint_every == 0:
-            if not student.done:
-                self.store.save_checkpoint(*student.save())
+            self.store.save_checkpoint(*student.save())
             self.listener(Event("epoch", cell.cell_id, record.epoch, dict(record.metrics)))
         if student.done:
             self._finish(student)
@@ -211,7 +229,7 @@ class _Training:
             weights_sha256=weights,
             provenance=Provenance(
                 commit=self.surroundings.commit,
-                versions={name: version(name) for name in ("pld_grid", "torch", "torchvision", "timm", "numpy")},
+                versions={name: version(name) for name in _VERSIONED},
                 device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
                 threads=torch.get_num_threads(),
                 started=student.started,
@@ -228,17 +246,18 @@ class _Training:
         self._fail(student.cell, student.records[-1].epoch if student.records else 0, error)
 
     def _fail(self, cell: Cell, epoch: int, error: Exception) -> None:
-        fail_cell(self.store, cell.cell_id, epoch, error, self.listener)
+        fail_cell(self.store, cell, epoch, error, self.listener)
 
 
-def fail_cell(store: Store, cell_id: str, epoch: int, error: BaseException, listener: Listener) -> None:
+def fail_cell(store: Store, cell: Cell, epoch: int, error: BaseException, listener: Listener) -> None:
     """Notes that a cell failed, with the place in the code, and tells the listener."""
     frame = traceback.extract_tb(error.__traceback__)[-1:] or None
     place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
     text = " ".join(str(error).split())[:500]
     reason = f"{type(error).__name__}: {text}{place}"
-    store.write_status(cell_id, Status(state="failed", reason=reason, epoch=epoch, time=time.time()))
-    listener(Event("failed", cell_id, epoch, reason=reason))
+    store.write_cell(cell)
+    store.write_status(cell.cell_id, Status(state="failed", reason=reason, epoch=epoch, time=time.time()))
+    listener(Event("failed", cell.cell_id, epoch, reason=reason))
 
 
 def _check_shared(cells: list[Cell]) -> None:

@@ -28,12 +28,14 @@ class ValidationMetrics:
     """Exact top-1, top-5 and both KL divergences to the teacher over the validation set."""
 
     def __init__(self, device: torch.device) -> None:
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
         self.count = 0
         self.has_teacher = False
 
     def update(self, student_NC: Tensor, target_N: Tensor, teacher_NC: Tensor | None) -> None:
         """Adds a batch of logits; `teacher_NC` is None for students without a teacher."""
+        self.finite &= torch.isfinite(student_NC).all()
         top = student_NC.topk(min(5, student_NC.shape[-1])).indices == target_N[:, None]
         parts = [top[:, 0].sum(), top.sum()]
         if teacher_NC is not None:

@@ -129,6 +129,8 @@ class Student:
         state = [v for v in self.model.state_dict().values() if v.is_floating_point()]
         if not bool(torch.stack([torch.isfinite(v).all() for v in state]).all()):
             raise Diverged(f"the weights were not finite after epoch {epoch}, step {self.updates_per_epoch}")
+        if not bool(self.validation_metrics.finite):
+            raise Diverged(f"the validation logits were not finite after epoch {epoch}")
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from pld_grid.spec import Cell, Loss, Model, Optimizer, Pretrained
 from pld_grid.store import Store
 from pld_grid.train import data, losses, models
 from pld_grid.train.models import build_model, normalize_for
+from pld_grid.train.student import Student
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,28 @@ def test_a_diverged_student_leaves_and_the_others_do_not_notice(tmp_path: Path, 
     assert [e.reason for e in heard if e.kind == "diverged"] == [receipt.reason]
     for cell in (COHORT[0], COHORT[2]):
         assert numbers(together[cell.cell_id]) == alone(cell)
+
+
+def test_a_student_whose_validation_is_not_finite_has_diverged_too(
+    tmp_path: Path,
+    alone,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+) -> None:
+    bad = distilled("dist")
+    validate = Student.validate
+
+    def overflowing(self: Student, pixels: torch.Tensor, target: torch.Tensor, teacher: torch.Tensor | None) -> None:
+        if self.cell == bad:
+            self.validation_metrics.update(torch.full((len(target), 10), torch.inf), target, teacher)
+        else:
+            validate(self, pixels, target, teacher)
+
+    monkeypatch.setattr(Student, "validate", overflowing)
+    together = train(tmp_path, COHORT[0], bad)
+    receipt = together[bad.cell_id]
+    assert receipt is not None
+    assert (receipt.state, receipt.reason) == ("diverged", "the validation logits were not finite after epoch 1")
+    assert numbers(together[COHORT[0].cell_id]) == alone(COHORT[0])
 
 
 def test_a_cell_whose_own_code_raises_fails_alone(tmp_path: Path, alone, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
