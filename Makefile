@@ -19,8 +19,7 @@ SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 	touch $@
 
 quickstart: .venv/.runtime
-	$(BIN)/pld-grid run grids/table07.yaml --profile digits
-	$(BIN)/pld-grid report grids/table07.yaml --profile digits --out reports/quickstart --show
+	$(BIN)/pld-grid run grids/table07.yaml --profile digits --report reports/quickstart --show
 	@echo
 	@echo "The table as files: reports/quickstart/   The runs in MLflow: make ui"
 
@@ -40,8 +39,7 @@ unit: .venv/.test
 	$(BIN)/python -m pytest
 
 tables: .venv/.runtime
-	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG)
-	$(BIN)/pld-grid report $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --out reports/$(PROFILE)
+	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --report reports/$(PROFILE)
 
 ui: .venv/.runtime
 	$(BIN)/pld-grid ui

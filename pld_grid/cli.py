@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -59,6 +59,13 @@ def _workspace(store: str | None, tracking_uri: str | None = None, experiment: s
 
     workspace = api.Workspace.default(store, tracking_uri)
     return replace(workspace, experiment=experiment) if experiment else workspace
+
+
+def _write_report(grids: "list[Grid]", folder: str, workspace: Any, source: Literal["store", "mlflow"]) -> None:
+    from pld_grid import api
+
+    changed = api.report(grids, folder, workspace, source=source)
+    output.print(f"{folder}: {len(changed)} files written" if changed else f"{folder}: up to date", soft_wrap=True)
 
 
 @app.command()
@@ -122,6 +129,7 @@ def run(
     gpus_per_cohort: Gpus = None,
     cohort_size: CohortSize = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints.")] = None,
+    report_to: Annotated[str | None, typer.Option("--report", help="Also write the report into this folder.")] = None,
     show: Annotated[bool, typer.Option(help="Print the tables at the end.")] = False,
 ) -> None:
     """Train what grids need and the store lacks; go on where an earlier run stopped."""
@@ -146,6 +154,8 @@ def run(
         f"{done.finished} cells trained in {duration(done.seconds)}, {done.diverged} diverged, {done.failed} "
         f"failed; {done.finished_before} were finished before."
     )
+    if report_to:
+        _write_report(loaded, report_to, workspace, "store")
     if show:
         api.print_tables(loaded, workspace, output)
     if done.failed:
@@ -173,10 +183,9 @@ def report(
     loaded = _load(grids, profile, seeds, max_cells)
     workspace = _workspace(store, tracking_uri, experiment)
     folder = out or f"reports/{loaded[0].profile.name}"
-    changed = api.report(loaded, folder, workspace, source=source.value)
+    _write_report(loaded, folder, workspace, source.value)
     if show:
         api.print_tables(loaded, workspace, output, source=source.value)
-    output.print(f"{folder}: {len(changed)} files written" if changed else f"{folder}: up to date", soft_wrap=True)
 
 
 @app.command()

@@ -60,8 +60,6 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
     if address is None:
         # Loopback, one user: no token is needed, and none should be left in the home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Spare workers import what a trial needs while others train: a wave starts seconds earlier.
-        os.environ.setdefault("RAY_preload_python_modules", "pld_grid.train.cohort,pld_grid.schedule,ray.tune")
         options |= {"address": "local", "include_dashboard": False, "num_cpus": local_cpus()}
     else:
         options["address"] = address

@@ -26,8 +26,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Service:
     """A grid that ran without trouble."""
     service = Service(tmp_path_factory.mktemp("undisturbed"))
-    _, err = service.run("run")
+    out, err = service.run("run", "--report", "tables", "--show")
     assert "9 cells trained" in err
+    assert "tables: 4 files written" in out
+    assert "Losses under two optimizers" in out
     return service
 
 
