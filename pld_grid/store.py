@@ -134,8 +134,6 @@ class Store:
             raise StoreError(one_line(f"store {self.uri}: {error}")) from None
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
-    # -- whole files ---------------------------------------------------------------------------------------------
-
     def path(self, *parts: str) -> str:
         """The path of a file inside the store."""
         return "/".join((self.root.rstrip("/"), *parts))
@@ -214,8 +212,6 @@ class Store:
             return
         except OSError as error:
             raise self._error("cannot remove", parts, error) from error
-
-    # -- small files with their own checksum -----------------------------------------------------------------------
 
     def _write_model(self, model: BaseModel, *parts: str) -> None:
         body = canonical_json(model)
@@ -331,8 +327,6 @@ class Store:
             parameters=manifest.parameters if manifest else None,
         )
 
-    # -- checkpoints and weights ---------------------------------------------------------------------------------------
-
     def save_checkpoint(self, manifest: Manifest, payload: bytes) -> None:
         """Writes a checkpoint, then its manifest; older ones than the last two go."""
         cell_id, stem = manifest.cell_id, f"{manifest.epoch:06d}"
@@ -375,22 +369,23 @@ class Store:
     def check_weights(self, cell: Cell) -> None:
         """Sets the receipt of a finished cell aside if its weights are missing or damaged: it trains again."""
         receipt = self.receipt(cell)
-        if receipt is None or receipt.weights_sha256 is None:
-            return
-        data = self.read(cell.cell_id, "weights.safetensors")
-        if data is None or sha256(data) != receipt.weights_sha256:
+        if receipt is not None and receipt.state == "finished" and self._weights(receipt) is None:
             self._set_aside(cell.cell_id, "receipt.json")
 
     def weights_of(self, cell: Cell) -> bytes:
         """A finished cell's weights. Raises StoreError if it is not finished, or they are missing or damaged."""
         receipt = self.receipt(cell)
-        if receipt is None or receipt.weights_sha256 is None:
+        if receipt is None or receipt.state != "finished":
             state = "has no receipt" if receipt is None else f"is {receipt.state}"
             raise StoreError(f"store {self.uri}: cell {cell.cell_id} ({cell.student.architecture}) {state}")
-        data = self.read(cell.cell_id, "weights.safetensors")
-        if data is None or sha256(data) != receipt.weights_sha256:
+        data = self._weights(receipt)
+        if data is None:
             raise StoreError(f"store {self.uri}: the weights of cell {cell.cell_id} are missing or damaged")
         return data
+
+    def _weights(self, receipt: Receipt) -> bytes | None:
+        data = self.read(receipt.cell.cell_id, "weights.safetensors")
+        return data if data is not None and sha256(data) == receipt.weights_sha256 else None
 
 
 def _sync_folder(folder: str) -> None:
