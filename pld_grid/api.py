@@ -165,12 +165,16 @@ def run(
     store.check_writable()
     cells = {cell.cell_id: cell for grid in grids for cell in grid.cells()}
     finished = store.finished(cells.values())
-    for teacher_id in {c.teacher.cell_id for i, c in cells.items() if i not in finished and c.teacher is not None}:
+    teachers = {c.teacher.cell_id for i, c in cells.items() if i not in finished and c.teacher is not None}
+    for teacher_id in teachers:
         store.check_weights(cells[teacher_id])
-    everything = make_plan(grids, store.finished(cells.values()))
+    # Only a teacher's receipt can have been set aside, so a finished grid reads its receipts once.
+    finished -= {i for i in teachers if store.receipt(i) is None}
+    everything = make_plan(grids, finished)
     surroundings = Surroundings(
         store=workspace.store if "://" in workspace.store else str(Path(workspace.store).resolve()),
-        data_folder=data_folder,
+        # Workers start elsewhere.
+        data_folder=str(Path(data_folder).resolve()) if data_folder else None,
         machine=machine,
         commit=code_version(),
     )
