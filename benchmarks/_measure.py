@@ -3,10 +3,29 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was to be reached: a figure and the limit that it is held against.
+
+    `least` says that the figure should be at least the limit instead of at most.
+    """
+
+    text: str
+    figure: float
+    limit: float
+    least: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the figure, as measured and not as printed, keeps to the limit."""
+        return self.figure >= self.limit if self.least else self.figure <= self.limit
 
 
 def alternate(
@@ -29,6 +48,7 @@ def alternate(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def last_line(**results: Any) -> None:
-    """The one JSON object that a benchmark ends with."""
-    print(json.dumps(results))
+def last_line(benchmark: str, goals: Iterable[Goal] = (), **results: Any) -> None:
+    """The one JSON object that a benchmark ends with, from which `make bench` makes its summary."""
+    judged = [asdict(goal) | {"figure": round(goal.figure, 4), "reached": goal.reached} for goal in goals]
+    print(json.dumps({"benchmark": benchmark, "goals": judged, **results}))

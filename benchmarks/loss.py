@@ -3,13 +3,41 @@
 .venv/bin/python benchmarks/loss.py
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
+
 import torch
-from _measure import alternate, last_line
+from _measure import Goal, alternate, last_line
 from torch import Tensor
 
-from pld_grid.train.losses import TeacherBatch, build
+from pld_grid.train.losses import TeacherBatch, _teacher, build
 
 SIZES = [(128, 10), (128, 100), (256, 1000), (2048, 1000), (64, 32000)]
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
+TOLERANCE = 1e-5
+
+# Width, heading and what it is, in the order of the table.
+COLUMNS = {
+    "appendix": (11, "appendix C"),
+    "pld": (8, "PLD"),
+    "shared": (11, "PLD shared"),
+    "sort": (8, "sort"),
+    "kd": (8, "KD"),
+    "dist": (8, "DIST"),
+    "sweep": (8, "5 tau"),
+    "sweep shared": (13, "5 tau shared"),
+}
+RATIOS = [
+    ("pld", "appendix"),
+    ("shared", "appendix"),
+    ("pld", "sort"),
+    ("pld", "kd"),
+    ("pld", "dist"),
+    ("sweep shared", "sweep"),
+]
+
+Objective = Callable[[Tensor, Tensor | TeacherBatch, Tensor], Tensor]
 
 
 def straightforward(student_NC: Tensor, teacher_NC: Tensor, target_N: Tensor) -> Tensor:
@@ -22,49 +50,101 @@ def straightforward(student_NC: Tensor, teacher_NC: Tensor, target_N: Tensor) ->
     return (per_place * teacher.softmax(-1)).sum(-1).mean()
 
 
+@dataclass
+class Case:
+    """Random logits of one size: student (a leaf), teacher, and labels."""
+
+    student_NC: Tensor
+    teacher_NC: Tensor
+    target_N: Tensor
+
+    @classmethod
+    def draw(cls, n: int, c: int) -> "Case":
+        """Normal logits of deviation 3, the same in every run."""
+        torch.manual_seed(0)
+        return cls((3 * torch.randn(n, c)).requires_grad_(), 3 * torch.randn(n, c), torch.randint(c, (n,)))
+
+    def share(self) -> TeacherBatch:
+        """The teacher's batch as the students of a cohort get it, with nothing computed yet."""
+        return TeacherBatch(self.teacher_NC, self.target_N)
+
+    def step(self, loss: Objective, teacher: Tensor | TeacherBatch | None = None) -> tuple[Tensor, Tensor]:
+        """Forward and backward: the value, and the student's gradient."""
+        self.student_NC.grad = None
+        value = loss(self.student_NC, self.teacher_NC if teacher is None else teacher, self.target_N)
+        value.backward()
+        return value.detach(), self.student_NC.grad
+
+    def sweep(self, shared: bool) -> None:
+        """One step each of five students that differ in PLD's temperature, on a batch that is new to them."""
+        batch = self.share() if shared else None
+        for tau in TEMPERATURES:
+            self.step(build("pld", tau=tau), batch)
+
+
+def differences(case: Case) -> tuple[float, float]:
+    """PLD from Appendix C: the value, relative; the gradient, relative to its largest entry."""
+    ours, our_gradient = case.step(build("pld"))
+    theirs, their_gradient = case.step(straightforward)
+    gradient = (our_gradient - their_gradient).abs().max() / their_gradient.abs().max()
+    return float(((ours - theirs) / theirs).abs()), float(gradient)
+
+
+def rankings(case: Case, shared: bool) -> int:
+    """How often a sweep of temperatures has the teacher's logits sorted."""
+    with mock.patch.object(_teacher, "rank", wraps=_teacher.rank) as ranking:
+        case.sweep(shared)
+    return ranking.call_count
+
+
+def measure(case: Case) -> dict[str, float]:
+    pld, kd, dist = build("pld"), build("kd"), build("dist")
+    known = case.share()
+    return alternate(
+        {
+            "appendix": lambda: case.step(straightforward),
+            "pld": lambda: case.step(pld),
+            "shared": lambda: case.step(pld, known),
+            "sort": lambda: torch.sort(case.teacher_NC, dim=-1),
+            "kd": lambda: case.step(kd),
+            "dist": lambda: case.step(dist),
+            "sweep": lambda: case.sweep(shared=False),
+            "sweep shared": lambda: case.sweep(shared=True),
+        }
+    )
+
+
 def main() -> None:
     """Prints a table of milliseconds, and the ratios as the last line."""
     torch.set_num_threads(2)
-    ratios = {}
-    print(
-        f"{'N x C':>12} {'appendix C':>11} {'PLD':>8} {'PLD shared':>11} {'sort':>8} {'KD':>8} {'DIST':>8}   ms, median"
-    )
+    ratios, goals = {}, []
+    headings = " ".join(f"{heading:>{width}}" for width, heading in COLUMNS.values())
+    print(f"{'N x C':>12} {headings}  ms, median; differences of value and gradient from appendix C")
     for n, c in SIZES:
-        torch.manual_seed(0)
-        student = (3 * torch.randn(n, c)).requires_grad_()
-        teacher, target = 3 * torch.randn(n, c), torch.randint(c, (n,))
-        pld, kd, dist = build("pld"), build("kd"), build("dist")
-        shared = TeacherBatch(teacher, target)
-
-        def step(loss, given=teacher, student=student, target=target):  # type: ignore[no-untyped-def]
-            student.grad = None
-            loss(student, given, target).backward()
-            return student.grad
-
-        ours, theirs = step(pld).clone(), step(straightforward).clone()
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
-        times = alternate(
-            {
-                "appendix": lambda step=step: step(straightforward),
-                "pld": lambda step=step, pld=pld: step(pld),
-                "shared": lambda step=step, pld=pld, shared=shared: step(pld, shared),
-                "sort": lambda teacher=teacher: torch.sort(teacher, dim=-1),
-                "kd": lambda step=step, kd=kd: step(kd),
-                "dist": lambda step=step, dist=dist: step(dist),
-            }
-        )
-        print(f"{f'{n} x {c}':>12} " + " ".join(
-            f"{1000 * times[k]:>{w}.2f}" for k, w in
-            (("appendix", 11), ("pld", 8), ("shared", 11), ("sort", 8), ("kd", 8), ("dist", 8))
-        ))  # fmt: skip
-        ratios[f"{n}x{c}"] = {
-            "pld/appendix": round(times["pld"] / times["appendix"], 3),
-            "shared/appendix": round(times["shared"] / times["appendix"], 3),
-            "pld/sort": round(times["pld"] / times["sort"], 3),
-            "pld/kd": round(times["pld"] / times["kd"], 3),
-            "pld/dist": round(times["pld"] / times["dist"], 3),
-        }
-    last_line(benchmark="loss", threads=torch.get_num_threads(), ratios=ratios)
+        case = Case.draw(n, c)
+        value, gradient = differences(case)
+        times = measure(case)
+        row = " ".join(f"{1000 * times[name]:>{width}.2f}" for name, (width, _) in COLUMNS.items())
+        print(f"{f'{n} x {c}':>12} {row}  {value:.1e} {gradient:.1e}")
+        ratio = {f"{one}/{other}": times[one] / times[other] for one, other in RATIOS}
+        ratios[f"{n}x{c}"] = {name: round(figure, 3) for name, figure in ratio.items()}
+        if c == 1000:
+            size = f"at {n} x {c}"
+            goals += [
+                Goal(f"PLD over Appendix C {size}", ratio["pld/appendix"], 0.40),
+                Goal(f"PLD over the teacher's sort {size}", ratio["pld/sort"], 1.5),
+                Goal(f"relative difference of the value {size}, in units of 1e-5", value / TOLERANCE, 1),
+                Goal(f"largest relative difference of the gradient {size}, in units of 1e-5", gradient / TOLERANCE, 1),
+            ]
+    case = Case.draw(256, 1000)
+    alone, together = rankings(case, shared=False), rankings(case, shared=True)
+    print(f"rankings in a sweep of {len(TEMPERATURES)} temperatures: {together} shared, {alone} apart")
+    # The count of the separate ones shows that rankings are counted at all.
+    goals += [
+        Goal("rankings in a shared sweep of 5 temperatures", together, 1),
+        Goal("rankings in a separate one", alone, len(TEMPERATURES), least=True),
+    ]
+    last_line("loss", goals, threads=torch.get_num_threads(), ratios=ratios)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """What people do with grids: load, plan, run, report, sync. The command line and notebooks call the same functions."""
 
 import contextlib
-import os
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,36 +13,25 @@ from rich.console import Console
 from pld_grid import records as records_module
 from pld_grid import report as report_module
 from pld_grid import track
+from pld_grid.calibration import calibrate, costs_of
 from pld_grid.errors import InputError
 from pld_grid.events import Event
 from pld_grid.grid import MAX_CELLS, Grid
 from pld_grid.grid import load_grid as _load_grid
-from pld_grid.plan import Plan, make_plan
+from pld_grid.plan import Forecast, Plan, compare, make_plan
 from pld_grid.profile import MachineSettings, Profile, find_profile
 from pld_grid.profile import load_profile as _load_profile
-from pld_grid.progress import Progress
+from pld_grid.progress import Progress, duration
 from pld_grid.records import Record
 from pld_grid.store import Store
+from pld_grid.workspace import Workspace, local_resources, surroundings
 
-FOLDER = Path(".pld_grid")
+__all__ = [
+    "RunSummary", "Workspace", "calibrate", "compare_costs", "fetch_records", "load_grid", "load_grids",
+    "load_profile", "machine_of", "paper_folder", "plan", "print_tables", "report", "run", "sync",
+]  # fmt: skip
+
 MIRROR_TIMEOUT = 30.0
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Where results go: a store of receipts and weights, and the MLflow that mirrors it."""
-
-    store: str
-    tracking_uri: str
-    experiment: str = track.EXPERIMENT
-
-    @classmethod
-    def default(cls, store: str | None = None, tracking_uri: str | None = None) -> "Workspace":
-        """Flags first, then PLD_GRID_STORE and MLFLOW_TRACKING_URI, then `.pld_grid/` in this folder."""
-        return cls(
-            store=store or os.environ.get("PLD_GRID_STORE") or str(FOLDER / "store"),
-            tracking_uri=tracking_uri or track.default_tracking_uri(FOLDER),
-        )
 
 
 @dataclass(frozen=True)
@@ -103,30 +90,45 @@ def machine_of(grids: Sequence[Grid], **changes: Any) -> MachineSettings:
         raise InputError(f"--{flag}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
 
 
-def local_resources() -> dict[str, float]:
-    """This machine's CPUs and GPUs."""
-    import torch
-
-    from pld_grid import schedule
-
-    return {"CPU": float(schedule.local_cpus()), "GPU": float(torch.cuda.device_count())}
+def _finished(grids: Sequence[Grid], store: Store) -> frozenset[str]:
+    return store.finished(cell for grid in grids for cell in grid.cells())
 
 
 def plan(
     grids: Sequence[Grid], workspace: Workspace | None = None, *, machine: MachineSettings | None = None,
-    slots: int | None = None,
+    slots: int | None = None, device: str | None = None,
 ) -> Plan:  # fmt: skip
     """What the grids need and what is still to do; touches neither data nor Ray.
 
-    `slots` is how many cohorts run at a time (default: as many as this machine has CPUs or GPUs for).
+    `slots` is how many cohorts run at a time (default: as many as this machine has CPUs or GPUs for); `device` whose
+    calibration prices it (default: this machine's, or the only one that the store has). Raises InputError for a
+    device without one.
     """
+    return make_plan(grids, **_planning(grids, workspace, machine, slots, device))
+
+
+def compare_costs(
+    grids: Sequence[Grid], workspace: Workspace | None = None, *, machine: MachineSettings | None = None,
+    slots: int | None = None, device: str | None = None,
+) -> dict[str, Forecast]:  # fmt: skip
+    """The plan's forecast beside that of running without cohorts, or grid by grid; empty without a calibration."""
+    return compare(grids, **_planning(grids, workspace, machine, slots, device))
+
+
+def _planning(
+    grids: Sequence[Grid], workspace: Workspace | None, machine: MachineSettings | None, slots: int | None,
+    device: str | None,
+) -> dict[str, Any]:  # fmt: skip
     from pld_grid import schedule
 
     machine = machine or grids[0].profile.machine
     store = Store((workspace or Workspace.default()).store)
-    finished = store.finished(cell for grid in grids for cell in grid.cells())
-    slots = slots or schedule.slots(machine, local_resources())
-    return make_plan(grids, finished, slots=slots, cohort_size=machine.cohort_size)
+    return {
+        "finished": _finished(grids, store),
+        "slots": slots or schedule.slots(machine, local_resources()),
+        "cohort_size": machine.cohort_size,
+        "costs": costs_of(store, machine, device, here=True),
+    }
 
 
 def run(
@@ -149,16 +151,11 @@ def run(
         InputError: the data folder is missing.
     """
     from pld_grid import schedule
-    from pld_grid.train import data
-    from pld_grid.train.cohort import Surroundings
 
     workspace = workspace or Workspace.default()
     console = console or Console(stderr=True)
     machine = machine or grids[0].profile.machine
-    try:
-        data.check(grids[0].profile.dataset, Path(data_folder) if data_folder else None)
-    except data.DataError as error:
-        raise InputError(str(error)) from None
+    told = surroundings(grids, workspace, machine, data_folder)
     if address is None:
         schedule.check_resources(machine, local_resources())
     store = Store(workspace.store)
@@ -171,13 +168,7 @@ def run(
     # Only a teacher's receipt can have been set aside, so a finished grid reads its receipts once.
     finished -= {i for i in teachers if store.receipt(i) is None}
     everything = make_plan(grids, finished)
-    surroundings = Surroundings(
-        store=workspace.store if "://" in workspace.store else str(Path(workspace.store).resolve()),
-        # Workers start elsewhere.
-        data_folder=str(Path(data_folder).resolve()) if data_folder else None,
-        machine=machine,
-        commit=code_version(),
-    )
+    costs = costs_of(store, machine, here=address is None)
     progress = Progress(everything.pending, len(everything.finished), console)
     with contextlib.ExitStack() as stack:
         current = everything
@@ -186,7 +177,11 @@ def run(
             resources = stack.enter_context(schedule.cluster(address))
             schedule.check_resources(machine, resources)
             slots = schedule.slots(machine, resources)
-            current = make_plan(grids, everything.finished, slots=slots, cohort_size=machine.cohort_size)
+            current = make_plan(grids, everything.finished, slots=slots, cohort_size=machine.cohort_size, costs=costs)
+            if current.forecast is not None:
+                console.print(
+                    f"{len(current.pending)} cells, about {duration(current.forecast.seconds)} on {slots} slots"
+                )
         mirror = stack.enter_context(_mirrored(grids, current, store, workspace, console))
 
         def listener(event: Event) -> None:
@@ -195,7 +190,7 @@ def run(
 
         if current.pending:
             with progress:
-                schedule.run_plan(current, surroundings, listener)
+                schedule.run_plan(current, told, listener)
         else:
             console.print(f"Nothing to train: all {len(current.finished)} cells are finished.")
     return RunSummary(
@@ -309,24 +304,3 @@ def paper_folder() -> Path | None:
     """Where the printed figures lie: `reports/paper` here, or beside the package."""
     folders = (Path("reports/paper"), Path(__file__).parent.parent / "reports" / "paper")
     return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def code_version() -> str:
-    """The commit that runs, with `-dirty` if files differ from it; empty if unknown."""
-    given = os.environ.get("PLD_GRID_COMMIT")
-    if given is not None:
-        return given
-    answers = []
-    for command in (
-        # Installed into somebody else's repository, this file is not part of it.
-        ["git", "ls-files", "--error-unmatch", __file__],
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-    ):
-        try:
-            done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        if done.returncode != 0:
-            return ""
-        answers.append(done.stdout.strip())
-    return answers[-1]

@@ -14,6 +14,7 @@ from pld_grid.errors import CellsFailed, PldGridError
 
 if TYPE_CHECKING:
     from pld_grid.grid import Grid
+    from pld_grid.plan import Forecast
 
 app = typer.Typer(
     help="Experiment grids for knowledge distillation: plan, run on Ray, look in MLflow, rebuild the paper's tables.",
@@ -42,6 +43,8 @@ Experiment = Annotated[str | None, typer.Option(help="MLflow experiment. [defaul
 Seeds = Annotated[int | None, typer.Option(min=1, help="Replicates per cell: seeds 0 .. N-1, instead of the grid's.")]
 MaxCells = Annotated[int | None, typer.Option(min=1, help="Allow a grid to expand to this many cells.")]
 Cpus = Annotated[float | None, typer.Option(help="CPUs per cohort. [default: the profile's]")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster. [default: a local one]")]
+DataDir = Annotated[str | None, typer.Option(envvar="PLD_GRID_DATA", help="Folder of the dataset, where it needs one.")]
 Gpus = Annotated[float | None, typer.Option(help="GPUs per cohort, may be a fraction. [default: the profile's]")]
 CohortSize = Annotated[int | None, typer.Option(help="Most students in one trial. [default: the profile's]")]
 
@@ -79,16 +82,25 @@ def plan(
     gpus_per_cohort: Gpus = None,
     cohort_size: CohortSize = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Cohorts at a time. [default: what fits here]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Whose calibration prices the plan. [default: this machine's]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what grids need and what is finished, without touching data or Ray."""
+    """Show what grids need, what is finished and what the rest costs, without touching data or Ray."""
     from pld_grid import api
 
     loaded = _load(grids, profile, seeds, max_cells)
     machine = api.machine_of(
         loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort, cohort_size=cohort_size
     )
-    summary = api.plan(loaded, _workspace(store), machine=machine, slots=slots).summary()
+    workspace = _workspace(store)
+    summary = api.plan(loaded, workspace, machine=machine, slots=slots, device=device).summary()
+    costs = api.compare_costs(loaded, workspace, machine=machine, slots=slots, device=device)
+    summary["costs"] = {
+        name: {"seconds": cost.seconds, **dict(_device_hours(machine, cost.busy_seconds))}
+        for name, cost in costs.items()
+    }
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return
@@ -110,6 +122,57 @@ def plan(
         for cohort in wave:
             teacher = f"teacher {cohort['teacher']}" if cohort["teacher"] else "no teacher"
             output.print(f"wave {number}: {len(cohort['cells']):>3} cells, {cohort['epochs']} epochs, {teacher}")
+    if summary["pending"]:
+        _print_costs(costs, machine)
+
+
+def _device_hours(machine: Any, busy_seconds: float) -> list[tuple[str, float]]:
+    """What busy slots come to: GPU-hours where cohorts have GPUs, else CPU-hours."""
+    if machine.gpus_per_cohort:
+        return [("gpu_hours", machine.gpus_per_cohort * busy_seconds / 3600)]
+    return [("cpu_hours", machine.cpus_per_cohort * busy_seconds / 3600)]
+
+
+def _print_costs(costs: "dict[str, Forecast]", machine: Any) -> None:
+    from pld_grid.progress import duration
+
+    if not costs:
+        output.print("cost: not known yet; `pld-grid calibrate` measures these cells on this machine", soft_wrap=True)
+        return
+    first = costs["as planned"]
+    output.print(f"\ncost on {first.device}, {first.slots} cohorts at a time", soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    table.add_column("wall-clock", justify="right")
+    table.add_column("GPU-hours" if machine.gpus_per_cohort else "CPU-hours", justify="right")
+    for name, cost in costs.items():
+        ((_, hours),) = _device_hours(machine, cost.busy_seconds)
+        table.add_row(name, duration(cost.seconds), f"{hours:.3g}")
+    output.print(table)
+
+
+@app.command()
+def calibrate(
+    grids: Grids,
+    profile: ProfileName = "digits",
+    store: StorePath = None,
+    seeds: Seeds = None,
+    max_cells: MaxCells = None,
+    address: Address = None,
+    data_dir: DataDir = None,
+    cpus_per_cohort: Cpus = None,
+    gpus_per_cohort: Gpus = None,
+    again: Annotated[bool, typer.Option(help="Measure again what is known already.")] = False,
+) -> None:
+    """Measure what grids' students, teachers and batches cost here, so that `plan` and `run` know beforehand."""
+    from pld_grid import api
+
+    loaded = _load(grids, profile, seeds, max_cells)
+    machine = api.machine_of(loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort)
+    calibration, measured = api.calibrate(
+        loaded, _workspace(store), machine=machine, address=address, data_folder=data_dir, again=again
+    )
+    output.print(f"{calibration.device}: {measured} parts measured, {len(calibration.rates)} known", soft_wrap=True)
 
 
 @app.command()
@@ -121,10 +184,8 @@ def run(
     experiment: Experiment = None,
     seeds: Seeds = None,
     max_cells: MaxCells = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster. [default: a local one]")] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(envvar="PLD_GRID_DATA", help="Folder of the dataset, where it needs one.")
-    ] = None,
+    address: Address = None,
+    data_dir: DataDir = None,
     cpus_per_cohort: Cpus = None,
     gpus_per_cohort: Gpus = None,
     cohort_size: CohortSize = None,

@@ -10,10 +10,10 @@ class Event:
     """One step in a cell's life.
 
     `epoch` follows a durable checkpoint, so a listener may act on it for good. `metrics` are that epoch's; `reason`
-    belongs to `failed` and `diverged`.
+    belongs to `failed`, `diverged` and `split`, which says that the cohort of a cell goes on in two halves.
     """
 
-    kind: Literal["started", "epoch", "finished", "diverged", "failed"]
+    kind: Literal["started", "epoch", "finished", "diverged", "failed", "split"]
     cell_id: str
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from pld_grid.gridfile import AXES, Block, GridFile, Sweep
 from pld_grid.layout import Layout, check_labels, default_layout
 from pld_grid.profile import Profile
 from pld_grid.reading import Document, Path_, read_file, show
-from pld_grid.spec import Cell, Loss, Model, Scalar
+from pld_grid.spec import Cell, Loss, Model, Optimizer, Scalar
 
 MAX_CELLS = 2000
 Labels = Mapping[str, Scalar]
@@ -86,6 +86,7 @@ class _Expansion:
         self.seeds = seeds
         self.students: dict[str, Model] = {}
         self.teachers: dict[str, Cell] = {}
+        self.optimizers: dict[str, Optimizer] = {}
 
     def error(self, block: int, axis: str, message: str, *inner: str | int, value: object = None) -> InputError:
         """An error about an axis of a block, or about `value` in its list."""
@@ -170,17 +171,13 @@ class _Expansion:
     def cell(
         self, block: int, teacher: str | None, student: str, epochs: int, optimizer: str, loss: Loss, seed: int
     ) -> Cell:
-        try:
-            chosen = self.profile.optimizer(optimizer)
-        except ValueError as error:
-            raise self.error(block, "optimizer", str(error), value=optimizer) from None
         return Cell(
             dataset=self.profile.dataset,
             recipe=self.profile.recipe,
             teacher=None if teacher is None else self.teacher(block, teacher),
             student=self.student(block, student),
             loss=loss,
-            optimizer=chosen,
+            optimizer=self.optimizer(block, optimizer),
             epochs=self.profile.epochs(epochs),
             seed=seed,
         )
@@ -200,6 +197,14 @@ class _Expansion:
             except ValueError as error:
                 raise self.error(block, "teacher", str(error), value=name) from None
         return self.teachers[name]
+
+    def optimizer(self, block: int, name: str) -> Optimizer:
+        if name not in self.optimizers:
+            try:
+                self.optimizers[name] = self.profile.optimizer(name)
+            except ValueError as error:
+                raise self.error(block, "optimizer", str(error), value=name) from None
+        return self.optimizers[name]
 
     def check(self) -> None:
         """What a product of valid axes cannot show: names that it leaves out, keys that it does not read."""

@@ -1,12 +1,13 @@
 """Cells -> waves of cohorts: what is still to train, side by side where batches and teacher are the same."""
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pld_grid.cost import Costs
 from pld_grid.grid import Grid
+from pld_grid.packing import Group, Job, Part, pack
 from pld_grid.spec import Cell
 
 
@@ -26,15 +27,31 @@ class Cohort:
         """Epochs that the longest-running cell needs."""
         return max(cell.epochs for cell in self.cells)
 
-    @property
-    def cost(self) -> float:
-        """Work in student-epochs; a measurement counts as a tenth."""
-        return sum(max(cell.epochs, 0.1) for cell in self.cells)
+    def halves(self) -> "tuple[Cohort, Cohort]":
+        """Two cohorts of every other cell, for when this one does not fit into memory."""
+        return Cohort(self.cells[::2]), Cohort(self.cells[1::2])
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a calibration says beforehand: seconds on the clock, and seconds that slots are busy, summed."""
+
+    device: str
+    slots: int
+    seconds: float
+    busy_seconds: float
+
+    def __add__(self, other: "Forecast") -> "Forecast":
+        """One after the other."""
+        return Forecast(self.device, self.slots, self.seconds + other.seconds, self.busy_seconds + other.busy_seconds)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set of grids needs, what is finished, and in which order the rest runs."""
+    """What a set of grids needs, what is finished, and in which order the rest runs.
+
+    `forecast` is None where the device has not been calibrated for these cells.
+    """
 
     entries: int
     cells: dict[str, Cell]
@@ -42,6 +59,7 @@ class Plan:
     finished: frozenset[str]
     waves: tuple[tuple[Cohort, ...], ...]
     grids: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    forecast: Forecast | None = None
 
     @property
     def teachers(self) -> frozenset[str]:
@@ -91,12 +109,18 @@ class Plan:
 
 
 def make_plan(
-    grids: Sequence[Grid], finished: Collection[str] = (), *, slots: int = 1, cohort_size: int | None = None
+    grids: Sequence[Grid],
+    finished: Collection[str] = (),
+    *,
+    slots: int = 1,
+    cohort_size: int | None = None,
+    costs: Costs | None = None,
 ) -> Plan:
     """Plans grids together, so that a cell which several of them need runs once.
 
     `finished` are ids of cells with a receipt; `slots` is how many cohorts can run at a time; `cohort_size` limits
-    the students of a cohort.
+    the students of a cohort. `costs` decides which students train side by side: as many as finish the wave early and
+    fit into memory. Where a part of it is missing, the number of epochs stands for the cost.
     """
     cells: dict[str, Cell] = {}
     names: dict[str, list[str]] = defaultdict(list)
@@ -108,18 +132,41 @@ def make_plan(
                 names[cell.cell_id].append(grid.name)
         students |= {entry.cell.cell_id for entry in grid.entries if entry.role != "teacher"}
     done = frozenset(cell_id for cell_id in cells if cell_id in finished)
-    waves: dict[int, list[Cohort]] = defaultdict(list)
     pending = [cell for cell_id, cell in cells.items() if cell_id not in done]
-    for level, members in _groups(pending, done).items():
-        waves[level] = _cohorts(members, slots, cohort_size)
+    if costs is None or costs.missing(pending):
+        costs = Costs()
+    groups = _groups(pending, done)
+    packed = {level: _pack(groups[level], slots, cohort_size, costs) for level in sorted(groups)}
     return Plan(
         entries=sum(entry.role != "teacher" for grid in grids for entry in grid.entries),
         cells=cells,
         students=frozenset(students),
         finished=done,
-        waves=tuple(tuple(waves[level]) for level in sorted(waves)),
+        waves=tuple(
+            tuple(_cohort(groups[level][part.group], part) for part in parts) for level, parts in packed.items()
+        ),
         grids={cell_id: tuple(found) for cell_id, found in names.items()},
+        forecast=_forecast(list(packed.values()), slots, costs),
     )
+
+
+def compare(
+    grids: Sequence[Grid], finished: Collection[str], *, slots: int, cohort_size: int | None, costs: Costs
+) -> dict[str, Forecast]:
+    """What the same grids would cost otherwise: each by itself, and with every student alone; empty if unknown."""
+    found: dict[str, Forecast] = {}
+    for name, together, size in (
+        ("as planned", True, cohort_size),
+        ("without sharing between grids", False, cohort_size),
+        ("without cohorts", True, 1),
+        ("without either", False, 1),
+    ):
+        for part in [grids] if together else [[grid] for grid in grids]:
+            forecast = make_plan(part, finished, slots=slots, cohort_size=size, costs=costs).forecast
+            if forecast is None:
+                return {}
+            found[name] = found[name] + forecast if name in found else forecast
+    return found
 
 
 def _level(cell: Cell, finished: Collection[str]) -> int:
@@ -164,14 +211,29 @@ def _groups(cells: Iterable[Cell], finished: Collection[str]) -> dict[int, list[
     return by_level
 
 
-def _cohorts(groups: list[list[Cell]], slots: int, cohort_size: int | None) -> list[Cohort]:
-    """Splits groups until none is longer than a slot's share of the wave, the costliest first."""
-    share = sum(Cohort(tuple(group)).cost for group in groups) / max(slots, 1)
-    cohorts = []
+def _pack(groups: list[list[Cell]], slots: int, cohort_size: int | None, costs: Costs) -> list[Part]:
+    """Splits groups into the parts that train side by side, in the order in which they should start."""
+    priced = []
     for group in groups:
-        parts = max(1, math.ceil(Cohort(tuple(group)).cost / share - 1e-9)) if slots > 1 else 1
-        if cohort_size is not None:
-            parts = max(parts, math.ceil(len(group) / cohort_size))
-        parts = min(parts, len(group))
-        cohorts += [Cohort(tuple(group[i::parts])) for i in range(parts)]
-    return sorted(cohorts, key=lambda cohort: -cohort.cost)
+        shared = costs.shared(group)
+        work = [costs.student(cell) for cell in group]
+        jobs = tuple(Job(place, w.seconds, w.held_bytes) for place, w in enumerate(work))
+        priced.append(Group(shared.seconds, jobs, shared.held_bytes))
+    return pack(priced, slots, largest=cohort_size, memory=costs.memory)
+
+
+def _cohort(group: list[Cell], part: Part) -> Cohort:
+    return Cohort(tuple(group[place] for place in sorted(job.name for job in part.jobs)))
+
+
+def _forecast(waves: list[list[Part]], slots: int, costs: Costs) -> Forecast | None:
+    calibration = costs.calibration
+    if calibration is None:
+        return None
+    return Forecast(
+        device=calibration.device,
+        slots=slots,
+        seconds=calibration.start_seconds * bool(waves)
+        + sum(calibration.wave_seconds + max(part.end for part in parts) for parts in waves),
+        busy_seconds=sum(part.end - part.start for parts in waves for part in parts),
+    )

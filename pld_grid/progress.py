@@ -73,6 +73,9 @@ class Progress:
         cell = self.cells.get(event.cell_id)
         if cell is None:
             return
+        if event.kind == "split":
+            self.console.print(f"cohort of {event.cell_id} split in two: {event.reason}", soft_wrap=True)
+            return
         if event.kind == "started":
             # Epochs of an earlier run are no work of this one: they must not flatter the estimate.
             self.skipped += max(0, event.epoch - self.epochs.get(event.cell_id, 0))

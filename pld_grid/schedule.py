@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pld_grid.errors import ResourceError
+from pld_grid.cost import Rate, Request
+from pld_grid.errors import PldGridError, ResourceError, listing
 from pld_grid.events import Event, Listener
 from pld_grid.plan import Cohort, Plan
 from pld_grid.profile import MachineSettings
+from pld_grid.reading import one_line
 from pld_grid.spec import Cell
 from pld_grid.store import Status, Store
 from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
@@ -24,6 +26,10 @@ from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
 logger = logging.getLogger(__name__)
 
 WORKER_DEATHS = 3
+# Of a half of a cohort whose workers died so often.
+HALF_DEATHS = 1
+# Enough to make a machine as busy as a run does; more would only cost.
+_MOST_MEASURING = 8
 
 # Read by Ray when it is imported or started, hence set here and not at the call.
 _ENVIRONMENT = {
@@ -100,6 +106,62 @@ def slots(machine: MachineSettings, available: dict[str, float]) -> int:
     return max(1, int(min(by_cpu, by_gpu) + 1e-9))
 
 
+class Measured(NamedTuple):
+    """What a worker measured: of which device, with how much memory, and how long it took to get there (seconds)."""
+
+    device: str
+    memory_bytes: int
+    base_bytes: int
+    import_seconds: float
+    ready: float
+    rates: dict[str, Rate]
+
+
+def measure_costs(wanted: Sequence[Request], surroundings: Surroundings, slots: int) -> tuple[Measured, float]:
+    """Measures parts of cohorts inside `cluster`, with as many workers at a time as cohorts will have.
+
+    Returns what they found, and the seconds until a fresh worker was ready.
+    """
+    import ray
+
+    workers = max(1, min(slots, _MOST_MEASURING, len(wanted)))
+    machine = surroundings.machine
+    task = ray.remote(num_cpus=machine.cpus_per_cohort, num_gpus=machine.gpus_per_cohort, max_retries=0)(_measure)
+    started = time.time()
+    try:
+        found: list[Measured] = ray.get([task.remote(wanted[i::workers], surroundings) for i in range(workers)])
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, PldGridError) else ResourceError(one_line(f"calibration: {cause}")) from None
+    devices = {measured.device for measured in found}
+    if len(devices) > 1:
+        raise ResourceError(f"calibration: the cluster has devices of several kinds: {listing(devices)}")
+    together = found[0]._replace(
+        memory_bytes=min(measured.memory_bytes for measured in found),
+        base_bytes=max(measured.base_bytes for measured in found),
+        rates={key: rate for measured in found for key, rate in measured.rates.items()},
+    )
+    return together, max(measured.ready for measured in found) - started
+
+
+def _measure(wanted: Sequence[Request], surroundings: Surroundings) -> Measured:
+    """In a Ray worker."""
+    started = time.perf_counter()
+    import torch
+
+    from pld_grid.train import calibrate
+
+    machine = surroundings.machine
+    torch.set_num_threads(max(1, int(machine.cpus_per_cohort)))
+    import_seconds, ready = time.perf_counter() - started, time.time()
+    device = torch.device("cuda" if machine.gpus_per_cohort and torch.cuda.is_available() else "cpu")
+    base = 0 if device.type == "cuda" else calibrate.resident_bytes()
+    return Measured(
+        calibrate.device_name(device), calibrate.slot_memory(surroundings, device), base, import_seconds, ready,
+        calibrate.measure(wanted, surroundings, device),
+    )  # fmt: skip
+
+
 def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None:
     """Runs what the plan has pending, inside `cluster`; every cell ends in the store with a receipt or a status.
 
@@ -108,8 +170,12 @@ def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None
     store = Store(surroundings.store)
     for wave in plan.waves:
         cohorts = [c for c in (_trainable(cohort, store, listener) for cohort in wave) if c is not None]
-        if cohorts:
-            _run_wave(cohorts, surroundings, store, listener)
+        retries = WORKER_DEATHS
+        while cohorts:
+            lost = _run_wave(cohorts, surroundings, store, listener, retries)
+            # Too much memory, or one student that takes its process down: the halves will tell.
+            cohorts = [half for cohort in lost for half in cohort.halves()]
+            retries = HALF_DEATHS
 
 
 def _trainable(cohort: Cohort, store: Store, listener: Listener) -> Cohort | None:
@@ -135,7 +201,10 @@ def _note_failure(store: Store, cell: Cell, reason: str, listener: Listener) -> 
     listener(Event("failed", cell.cell_id, reason=reason))
 
 
-def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Store, listener: Listener) -> None:
+def _run_wave(
+    cohorts: Sequence[Cohort], surroundings: Surroundings, store: Store, listener: Listener, retries: int
+) -> list[Cohort]:
+    """Runs cohorts side by side; returns those of several students whose worker died again and again."""
     from ray import tune
 
     machine = surroundings.machine
@@ -152,7 +221,7 @@ def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Stor
                 hear(Event(**event))
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            logger.warning("a worker died; its cohort goes on from its checkpoints (at most %d times)", WORKER_DEATHS)
+            logger.warning("a worker died; its cohort goes on from its checkpoints (at most %d times)", retries)
 
         def __reduce__(self) -> Any:
             # Tune pickles its callbacks to resume a driver, which we never do; a listener cannot be pickled.
@@ -174,7 +243,7 @@ def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Stor
                 name="wave",
                 storage_path=folder,
                 callbacks=[Ears()],
-                failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+                failure_config=tune.FailureConfig(max_failures=retries),
                 verbose=0,
             ),
         )
@@ -188,18 +257,32 @@ def _run_wave(cohorts: Sequence[Cohort], surroundings: Surroundings, store: Stor
                     store.write_status(cell.cell_id, status)
             raise
     # A trial that says nothing, or died too often, is a success to Tune: only the store tells.
-    errors = [str(error).splitlines()[-1] for error in results.errors]
-    for cell in (cell for cohort in cohorts for cell in cohort.cells):
-        receipt = store.receipt(cell)
-        if cell.cell_id in ended:
-            continue
-        if receipt is not None:
+    lost = []
+    for cohort, result in ((cohort, results[place]) for place, cohort in enumerate(cohorts)):
+        left = []
+        for cell in cohort.cells:
+            if cell.cell_id in ended:
+                continue
+            receipt = store.receipt(cell)
+            if receipt is None:
+                left.append(cell)
+                continue
             # Its worker died with the news still unsent.
             epoch = receipt.epochs[-1].epoch if receipt.epochs else 0
             hear(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), receipt.reason))
+        if not left:
+            continue
+        if result.error is None:
+            reason = "its trial ended without a result"
         else:
-            died = f"its worker died {WORKER_DEATHS + 1} times" if errors else "its trial ended without a result"
-            _note_failure(store, cell, f"{died}{': ' + errors[0][:300] if errors else ''}", hear)
+            reason = f"its worker died {retries + 1} times: {str(result.error).splitlines()[-1][:300]}"
+        if result.error is not None and len(left) > 1:
+            lost.append(Cohort(tuple(left)))
+            hear(Event("split", left[0].cell_id, reason=reason))
+            continue
+        for cell in left:
+            _note_failure(store, cell, reason, hear)
+    return lost
 
 
 def _trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surroundings: Surroundings) -> None:

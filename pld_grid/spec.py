@@ -53,6 +53,18 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @cached_property
+    def canonical(self) -> str:
+        """`canonical_json` of this, made once: thousands of cells share their parts."""
+        return canonical_json(self)
+
+    def __copy__(self) -> Self:
+        # A copy is about to be changed (`model_copy`): it must not keep what was made of the original.
+        copied = super().__copy__()
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
 
 @dataclass(frozen=True)
 class OpenQuestion:
@@ -267,19 +279,21 @@ class Cell(Frozen):
     @cached_property
     def cell_id(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON of the whole cell."""
-        return digest(self)[:16]
+        return self.id_under(self.seed)
+
+    def id_under(self, seed: int) -> str:
+        """The id that this cell would have under another seed."""
+        # The same text as `canonical_json(self)`, put together from the parts' texts, which cells share.
+        fields = {name: getattr(self, name) for name in type(self).model_fields} | {"seed": seed}
+        texts = {k: v.canonical if isinstance(v, Frozen) else json.dumps(v) for k, v in fields.items()}
+        whole = "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A changed copy, checked like any cell; pydantic's own would keep the old content's `cell_id`."""
         del deep
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self).model_validate({**fields, **(update or {})})
-
-    def __copy__(self) -> "Cell":
-        # A copy is about to be changed (`model_copy`): it must not keep the name of the original.
-        copied = super().__copy__()
-        copied.__dict__.pop("cell_id", None)
-        return copied
 
     @property
     def is_measurement(self) -> bool:

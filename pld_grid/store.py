@@ -181,7 +181,7 @@ class Store:
         reason = error.strerror or str(error) or type(error).__name__
         return StoreError(one_line(f"store {self.uri}: {what} {'/'.join(parts)}: {reason}".replace(" : ", ": ")))
 
-    def _names(self, *parts: str) -> list[str]:
+    def names(self, *parts: str) -> list[str]:
         """The names in a folder of the store; none if there is no such folder."""
         path = self.path(*parts)
         try:
@@ -213,12 +213,13 @@ class Store:
         except OSError as error:
             raise self._error("cannot remove", parts, error) from error
 
-    def _write_model(self, model: BaseModel, *parts: str) -> None:
+    def write_model(self, model: BaseModel, *parts: str) -> None:
+        """Writes a small file with its own checksum."""
         body = canonical_json(model)
         text = f'{{"sha256":"{sha256(body.encode())}","content":{body}}}\n'
         self.write(text.encode(), *parts)
 
-    def _read_model(self, model: type[M], *parts: str) -> M | None:
+    def read_model(self, model: type[M], *parts: str) -> M | None:
         """A checked small file; a damaged one is set aside (kept, renamed) and counts as absent.
 
         A whole file that does not fit the model is another version's: it counts as absent and stays where it is.
@@ -249,7 +250,7 @@ class Store:
     def receipt(self, cell: Cell | str) -> Receipt | None:
         """The receipt of a cell, if it is whole and really that cell's."""
         cell_id = cell if isinstance(cell, str) else cell.cell_id
-        receipt = self._read_model(Receipt, cell_id, "receipt.json")
+        receipt = self.read_model(Receipt, cell_id, "receipt.json")
         if receipt is not None and receipt.cell.cell_id != cell_id:
             self._set_aside(cell_id, "receipt.json")
             return None
@@ -258,7 +259,7 @@ class Store:
     def write_receipt(self, receipt: Receipt) -> None:
         """Writes the receipt, the last file of a cell; then checkpoints and status are no longer needed."""
         cell_id = receipt.cell.cell_id
-        self._write_model(receipt, cell_id, "receipt.json")
+        self.write_model(receipt, cell_id, "receipt.json")
         # The result stands: nothing about the tidying may fail it (a worker that outlived its driver may be writing).
         with contextlib.suppress(StoreError):
             self.remove(cell_id, "status.json")
@@ -273,11 +274,11 @@ class Store:
 
     def cell_ids(self) -> set[str]:
         """Ids of all cells that the store has anything about."""
-        return {name for name in self._names() if len(name) == 16 and set(name) <= set("0123456789abcdef")}
+        return {name for name in self.names() if len(name) == 16 and set(name) <= set("0123456789abcdef")}
 
     def write_status(self, cell_id: str, status: Status) -> None:
         """Notes why a cell stopped without finishing."""
-        self._write_model(status, cell_id, "status.json")
+        self.write_model(status, cell_id, "status.json")
 
     def clear_status(self, cell_id: str) -> None:
         """Forgets why a cell stopped: it runs again."""
@@ -285,11 +286,11 @@ class Store:
 
     def mirror(self, cell_id: str) -> Mirror | None:
         """What MLflow has of a cell."""
-        return self._read_model(Mirror, cell_id, "mirror.json")
+        return self.read_model(Mirror, cell_id, "mirror.json")
 
     def write_mirror(self, cell_id: str, mirror: Mirror) -> None:
         """Notes what MLflow has of a cell."""
-        self._write_model(mirror, cell_id, "mirror.json")
+        self.write_model(mirror, cell_id, "mirror.json")
 
     def write_cell(self, cell: Cell) -> None:
         """Writes the cell itself, indented, for people."""
@@ -316,7 +317,7 @@ class Store:
                 parameters=receipt.parameters, receipt=receipt,
             )  # fmt: skip
         manifest = next(iter(self._manifests(cell_id)), None)
-        status = self._read_model(Status, cell_id, "status.json")
+        status = self.read_model(Status, cell_id, "status.json")
         if manifest is None and status is None:
             return None
         return Progress(
@@ -331,7 +332,7 @@ class Store:
         """Writes a checkpoint, then its manifest; older ones than the last two go."""
         cell_id, stem = manifest.cell_id, f"{manifest.epoch:06d}"
         self.write(payload, cell_id, "checkpoints", f"{stem}.pt", durable=False)
-        self._write_model(manifest, cell_id, "checkpoints", f"{stem}.json")
+        self.write_model(manifest, cell_id, "checkpoints", f"{stem}.json")
         for old in self._checkpoint_epochs(cell_id)[KEPT_CHECKPOINTS:]:
             self.remove(cell_id, "checkpoints", f"{old:06d}.json")
             self.remove(cell_id, "checkpoints", f"{old:06d}.pt")
@@ -348,12 +349,12 @@ class Store:
         return None
 
     def _checkpoint_epochs(self, cell_id: str) -> list[int]:
-        stems = [name[:-5] for name in self._names(cell_id, "checkpoints") if name.endswith(".json")]
+        stems = [name[:-5] for name in self.names(cell_id, "checkpoints") if name.endswith(".json")]
         return sorted((int(stem) for stem in stems if stem.isdecimal()), reverse=True)
 
     def _manifests(self, cell_id: str) -> Iterable[Manifest]:
         for epoch in self._checkpoint_epochs(cell_id):
-            manifest = self._read_model(Manifest, cell_id, "checkpoints", f"{epoch:06d}.json")
+            manifest = self.read_model(Manifest, cell_id, "checkpoints", f"{epoch:06d}.json")
             if manifest is None:
                 continue
             if (manifest.cell_id, manifest.epoch) == (cell_id, epoch):

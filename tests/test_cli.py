@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pld_grid import api, cli
+from pld_grid import cli, workspace
 
 ROOT = Path(__file__).parent.parent
 Run = Callable[..., tuple[int, str, str]]
@@ -133,9 +133,9 @@ def test_help_names_every_command(run: Run) -> None:
 
 def test_the_code_version_is_a_commit_or_what_the_image_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLD_GRID_COMMIT", "built-from-1234")
-    assert api.code_version() == "built-from-1234"
+    assert workspace.code_version() == "built-from-1234"
     monkeypatch.delenv("PLD_GRID_COMMIT")
-    assert len(api.code_version().removesuffix("-dirty")) in (0, 40)
+    assert len(workspace.code_version().removesuffix("-dirty")) in (0, 40)
 
 
 def test_the_functions_of_the_package_are_what_the_readme_calls(run: Run) -> None:

@@ -63,7 +63,7 @@ def setting_of(grid: Grid) -> Setting:
 
 def models_of(entries: Iterable[Entry]) -> dict[str, str]:
     """Which timm model each name of the entries stands for; a name that plays both parts says both."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[str, Model]] = {}
     for entry in entries:
         pairs = [("student", entry.cell), ("teacher", entry.cell.teacher)]
         if entry.role == "teacher":
@@ -71,8 +71,8 @@ def models_of(entries: Iterable[Entry]) -> dict[str, str]:
         for role, cell in pairs:
             name = entry.labels.get(role)
             if name is not None and cell is not None:
-                found.setdefault(str(name), {})[model_text(cell.student)] = None
-    return {name: " and ".join(texts) for name, texts in found.items()}
+                found.setdefault(str(name), {})[cell.student.canonical] = cell.student
+    return {name: " and ".join(dict.fromkeys(map(model_text, models.values()))) for name, models in found.items()}
 
 
 def model_text(model: Model) -> str:

@@ -12,7 +12,7 @@ from pld_grid.records import Records
 from pld_grid.report.paper import Key, PaperTable, describe, read_paper
 from pld_grid.report.setting import Setting, setting_of
 from pld_grid.report.values import Sample, Value, absent, subtract, term
-from pld_grid.spec import Cell, digest
+from pld_grid.spec import Cell
 
 TableCell = str | Value
 
@@ -83,7 +83,6 @@ class _Builder:
         self.columns = grid.layout.columns
         self.keys = tuple(column.header for column in self.columns if column.axes)
         self.baselines = [entry for entry in grid.entries if entry.role == "baseline"]
-        self.digests: dict[str, str] = {}
 
     def rows(self) -> list[Row]:
         groups: dict[tuple[Any, ...], list[Entry]] = {}
@@ -190,9 +189,9 @@ class _Builder:
     def check_one(self, number: int, column: Column, cells: list[Cell], entries: list[Entry], row: str) -> None:
         """Refuses cells that differ in more than the seed (for a model's size: in more than the model)."""
         if column.parameters is not None:
-            kinds = {digest(cell.student) for cell in cells}
+            kinds = {cell.student.canonical for cell in cells}
         else:
-            kinds = {self.seedless(cell) for cell in cells}
+            kinds = {cell.id_under(0) for cell in cells}
         if len(kinds) < 2:
             return
         names = dict.fromkeys(name for entry in entries for name in entry.labels if name != "seed")
@@ -203,11 +202,6 @@ class _Builder:
             f"is ambiguous: {len(kinds)} cells match that differ in more than the seed ({differing}); name one of these"
             " labels in `rows`, or in the column's `where`",
         )  # fmt: skip
-
-    def seedless(self, cell: Cell) -> str:
-        if cell.cell_id not in self.digests:
-            self.digests[cell.cell_id] = digest(cell.model_copy(update={"seed": 0}))
-        return self.digests[cell.cell_id]
 
     def error(self, number: int, row: str, message: str) -> InputError:
         header = self.columns[number].header

@@ -30,6 +30,9 @@ STATUS: Mapping[str, str] = {
     "running": "RUNNING",
 }
 
+# libyaml's, where PyYAML was built with it: the other takes a fifth of the time that mirroring a cell does.
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 # MLflow's table is read by people: "loss" rather than "loss.name". The first prefix that fits is replaced.
 _SHORTER = (
     ("dataset.name", "dataset"),
@@ -111,7 +114,7 @@ def record(run_id: str, found: Mapping[str, str]) -> Record | None:
 
 def artifacts(receipt: Receipt) -> dict[str, bytes]:
     """The small files of a finished cell's run."""
-    text = yaml.safe_dump(receipt.cell.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml.dump(receipt.cell.model_dump(mode="json"), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     pretty = json.dumps(json.loads(canonical_json(receipt)), indent=2)
     return {"cell.yaml": text.encode(), "receipt.json": pretty.encode() + b"\n"}
 

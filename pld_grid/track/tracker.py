@@ -279,13 +279,11 @@ class Tracker:
                 logger.warning("%s; its MLflow run goes without them", error)
         with tempfile.TemporaryDirectory(prefix="pld_grid-") as folder:
             for name, data in files.items():
-                path = Path(folder, name)
-                path.write_bytes(data)
-                try:
-                    client.log_artifact(run_id, str(path))
-                except Exception as error:  # every artifact store raises its own kind
-                    raise TrackingError(f"MLflow at {self.address}: cannot keep {name}: {error}") from error
-                path.unlink()
+                Path(folder, name).write_bytes(data)
+            try:
+                client.log_artifacts(run_id, folder)
+            except Exception as error:  # every artifact store raises its own kind
+                raise TrackingError(f"MLflow at {self.address}: cannot keep {', '.join(files)}: {error}") from error
 
     # -- finding runs -------------------------------------------------------------------------------------------
 

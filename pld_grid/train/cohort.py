@@ -6,9 +6,10 @@ one is the ordinary case. Runs in a plain process; whoever calls it hears of pro
 Shape suffixes: N images, C channels or classes, H and W pixels.
 """
 
+import gc
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from pld_grid.profile import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import Provenance, Receipt, Status, Store
 from pld_grid.train import data
-from pld_grid.train.loader import Loader, to_device
+from pld_grid.train.loader import Batch, Loader, on_device
 from pld_grid.train.losses import TeacherBatch
 from pld_grid.train.models import Teacher, dump_weights
 from pld_grid.train.student import DTYPES, Diverged, Student
@@ -49,8 +50,9 @@ def train_cohort(
 ) -> None:
     """Trains every cell that has no receipt yet, from its last checkpoint on.
 
-    Cells that diverge or whose own code raises leave the cohort; the others go on with the same numbers. What happens
-    is told to `listener` and kept in the store; `flush` says that nothing more comes for a while (an epoch begins).
+    Cells that diverge or whose own code raises leave the cohort; the others go on with the same numbers. A cohort that
+    does not fit into memory is split in two, and both halves go on from their checkpoints. What happens is told to
+    `listener` and kept in the store; `flush` says that nothing more comes for a while (an epoch begins).
 
     Raises:
         DataError: the dataset is missing or damaged.
@@ -58,9 +60,45 @@ def train_cohort(
         ValueError: the cells do not share batches and teacher.
     """
     store = Store(surroundings.store)
-    wanted = [cell for cell in cells if store.receipt(cell) is None]
-    if wanted:
-        _Training(wanted, store, surroundings, listener, flush).run()
+    failed: set[str] = set()
+
+    def hear(event: Event) -> None:
+        if event.kind == "failed":
+            failed.add(event.cell_id)
+        listener(event)
+
+    queue = [Cohort(tuple(cells))]
+    while queue:
+        cohort = queue.pop()
+        wanted = [cell for cell in cohort.cells if cell.cell_id not in failed and store.receipt(cell) is None]
+        if not wanted:
+            continue
+        try:
+            _Training(wanted, store, surroundings, hear, flush).run()
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            left = [cell for cell in wanted if cell.cell_id not in failed]
+            if len(left) == 1:
+                fail_cell(store, left[0], 0, error, hear)
+            else:
+                queue += reversed(Cohort(tuple(left)).halves())
+                hear(Event("split", left[0].cell_id, reason=f"{len(left)} students do not fit into memory"))
+        # Not inside the handler: the traceback keeps every tensor.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether a device or this process has no more memory to give, be it behind another error.
+
+    Of a CPU, torch says so in words alone.
+    """
+    if error is None:
+        return False
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return known or _out_of_memory(error.__cause__ or error.__context__)
 
 
 class _Training:
@@ -78,6 +116,9 @@ class _Training:
         self.store, self.surroundings, self.listener, self.flush = store, surroundings, listener, flush
         self.machine = surroundings.machine
         self.device = torch.device("cuda" if self.machine.gpus_per_cohort and torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":
+            # Shapes hardly change: the fastest convolution is looked for once per shape.
+            torch.backends.cudnn.benchmark = True
         first, folder = cells[0], surroundings.data_folder
         splits = data.load(first.dataset, first.recipe, Path(folder) if folder else None)
         self.loader = Loader(
@@ -120,6 +161,8 @@ class _Training:
                 student.restore(*saved)
             self.store.clear_status(cell.cell_id)
         except Exception as error:
+            if _out_of_memory(error):
+                raise
             self._fail(cell, 0, error)
             return
         self.students.append(student)
@@ -147,6 +190,9 @@ class _Training:
         started = time.perf_counter()
         if any(student.cell.epochs for student in active):
             self._train(epoch, active)
+            if self.device.type == "cuda":
+                # The steps were queued, not finished; this is the one wait of an epoch's training.
+                torch.cuda.synchronize(self.device)
         elapsed = time.perf_counter() - started
         active = [student for student in active if student in self.students]
         self._validate(active)
@@ -158,8 +204,7 @@ class _Training:
     def _train(self, epoch: int, active: list[Student]) -> None:
         for student in active:
             student.begin_epoch()
-        for number, (pixels, target) in enumerate(self.loader.train(epoch)):
-            pixels_NCHW, target_N = self._ready(pixels, target)
+        for number, (pixels_NCHW, target_N) in enumerate(self._placed(self.loader.train(epoch))):
             teacher = TeacherBatch(self._teach(pixels_NCHW), target_N) if self.teacher is not None else None
             for student in active:
                 if student not in self.students:
@@ -172,8 +217,7 @@ class _Training:
     def _validate(self, active: list[Student]) -> None:
         for student in active:
             student.begin_validation()
-        for number, (pixels, target) in enumerate(self.loader.validation()):
-            pixels_NCHW, target_N = self._ready(pixels, target)
+        for number, (pixels_NCHW, target_N) in enumerate(self._placed(self.loader.validation())):
             if self.teacher is not None and number == len(self.teacher_validation):
                 # The teacher never changes: its validation logits are computed once per cohort.
                 self.teacher_validation.append(self._teach(pixels_NCHW).float())
@@ -186,11 +230,8 @@ class _Training:
                 except Exception as error:
                     self._leave(student, error)
 
-    def _ready(self, pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        pixels_NCHW, target_N = to_device(pixels, target, self.device)
-        if self.machine.channels_last:
-            pixels_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
-        return pixels_NCHW, target_N
+    def _placed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return on_device(batches, self.device, channels_last=self.machine.channels_last)
 
     def _teach(self, pixels_NCHW: Tensor) -> Tensor:
         assert self.teacher is not None
@@ -242,6 +283,9 @@ class _Training:
         self.listener(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), diverged))
 
     def _leave(self, student: Student, error: Exception) -> None:
+        if _out_of_memory(error):
+            # Its own step may be the smallest of all: it only came last.
+            raise error
         self.students = [s for s in self.students if s is not student]
         self._fail(student.cell, student.records[-1].epoch if student.records else 0, error)
 

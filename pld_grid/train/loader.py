@@ -1,6 +1,7 @@
 """Micro-batches of an epoch, the same whatever the number of workers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from pld_grid.train.data._split import Indices, Split, Splits
 from pld_grid.train.randomness import epoch_order
 
 Key = tuple[int, Indices]
+# Images (N, C, H, W) uint8 and labels (N,) int64.
+Batch = tuple[Tensor, Tensor]
 
 
 class _Keys(Sampler[Key]):
@@ -28,13 +31,13 @@ class _Keys(Sampler[Key]):
         return len(self.batches)
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
+class _Batches(Dataset[Batch]):
     """Makes a whole micro-batch per key, in whichever process asks."""
 
     def __init__(self, split: Split, seed: int) -> None:
         self.split, self.seed = split, seed
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: Key) -> Batch:
         epoch, indices = key
         return self.split.batch(indices, self.seed, epoch)
 
@@ -55,7 +58,7 @@ class Loader:
         self.updates_per_epoch = self.train_size // recipe.batch_size
         self.accumulation = recipe.batch_size // recipe.micro_batch_size
         self._keys: dict[bool, _Keys] = {}
-        self._loaders: dict[bool, DataLoader[tuple[Tensor, Tensor]]] = {}
+        self._loaders: dict[bool, DataLoader[Batch]] = {}
         for training, split in ((True, splits.train), (False, splits.validation)):
             self._keys[training] = _Keys()
             self._loaders[training] = DataLoader(
@@ -68,7 +71,7 @@ class Loader:
                 pin_memory=pin,
             )
 
-    def train(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train(self, epoch: int) -> Iterator[Batch]:
         """The training micro-batches of an epoch; images that do not fill a batch are left out."""
         order = epoch_order(self.seed, epoch, self.train_size)
         used = order[: self.updates_per_epoch * self.recipe.batch_size]
@@ -76,7 +79,7 @@ class Loader:
         self._keys[True].batches = list(used.reshape(-1, self.recipe.micro_batch_size))
         return iter(self._loaders[True])
 
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def validation(self) -> Iterator[Batch]:
         """The whole validation set in its own order; the last batch may be smaller."""
         size = self.recipe.micro_batch_size
         order = np.arange(self.validation_size)
@@ -84,6 +87,68 @@ class Loader:
         return iter(self._loaders[False])
 
 
-def to_device(pixels_NCHW: Tensor, target_N: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Copies a batch, overlapping with computation where the memory is pinned."""
+def to_device(pixels_NCHW: Tensor, target_N: Tensor, device: torch.device) -> Batch:
+    """Copies a batch; from pinned memory the caller does not wait for the copy."""
     return pixels_NCHW.to(device, non_blocking=True), target_N.to(device, non_blocking=True)
+
+
+def on_device(batches: Iterable[Batch], device: torch.device, *, channels_last: bool = False) -> Iterator[Batch]:
+    """The same batches on a device, in the same order.
+
+    On a GPU each batch is copied on a stream of its own while the one before is being trained on, which overlaps where
+    the loader pins its memory. Each batch belongs to the stream that is current when it is asked for.
+    """
+
+    def place(batch: Batch) -> Batch:
+        pixels_NCHW, target_N = to_device(*batch, device)
+        if channels_last:
+            pixels_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
+        return pixels_NCHW, target_N
+
+    if device.type != "cuda":
+        return map(place, batches)
+    return _one_ahead(batches, _SideStream(device, place))
+
+
+class _Transfer(Protocol):
+    """A copy in two halves."""
+
+    def send(self, batch: Batch) -> Any:
+        """Starts the copy of a batch; what it returns is given to `receive`."""
+
+    def receive(self, sent: Any) -> Batch:
+        """The batch, ready to be computed with."""
+
+
+def _one_ahead(batches: Iterable[Batch], transfer: _Transfer) -> Iterator[Batch]:
+    """Hands out each batch after the next one has been sent."""
+    sent: list[Any] = []
+    for batch in batches:
+        sent.append(transfer.send(batch))
+        if len(sent) == 2:
+            yield transfer.receive(sent.pop(0))
+    for last in sent:
+        yield transfer.receive(last)
+
+
+class _SideStream:
+    """Places batches on a CUDA stream of its own, beside the one that computes."""
+
+    def __init__(self, device: torch.device, place: Callable[[Batch], Batch]) -> None:
+        self.device, self.place = device, place
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def send(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+        with torch.cuda.stream(self.stream):
+            placed = self.place(batch)
+            # The end of this copy and not of the stream, on which the next copy begins before this batch is used.
+            return placed, self.stream.record_event()
+
+    def receive(self, sent: tuple[Batch, torch.cuda.Event]) -> Batch:
+        batch, copied = sent
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_event(copied)
+        for tensor in batch:
+            # Its memory was taken on the side stream, where it must not be reused before the computation is over.
+            tensor.record_stream(computing)
+        return batch

@@ -1,27 +1,40 @@
 """Sums over an epoch that stay on the device until it ends. Shape suffixes: N images, C classes."""
 
+import functools
+import math
+import operator
+
 import torch
 from torch import Tensor
 
 
 class TrainMetrics:
-    """Mean training loss, and the first micro-batch whose loss was not finite."""
+    """Mean training loss, and the first micro-batch whose loss was not finite.
 
-    def __init__(self, device: torch.device) -> None:
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-        self.count = 0
+    Keeps the losses as they are: on a small model, arithmetic on single numbers is a noticeable part of a step.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
 
     def update(self, loss: Tensor) -> None:
         """Adds a micro-batch's loss (a scalar)."""
-        bad = (self.first_bad < 0) & ~torch.isfinite(loss)
-        self.first_bad = torch.where(bad, self.count, self.first_bad)
-        self.loss_sum += loss
-        self.count += 1
+        self.losses.append(loss)
+
+    def first_bad(self) -> int | None:
+        """The number of the first micro-batch whose loss was not finite."""
+        return next((number for number, loss in enumerate(self._read()) if not math.isfinite(loss)), None)
 
     def mean_loss(self) -> float:
         """The mean over micro-batches, in nats."""
-        return self.loss_sum.item() / max(self.count, 1)
+        # One after the other in float64: sum() rounds differently from Python 3.12 on.
+        total = functools.reduce(operator.add, self._read(), 0.0)
+        return total / max(len(self.losses), 1)
+
+    def _read(self) -> list[float]:
+        """The losses, copied from the device at once."""
+        values: list[float] = torch.stack(self.losses).double().tolist() if self.losses else []
+        return values
 
 
 class ValidationMetrics:

@@ -14,7 +14,7 @@ from pld_grid.store import EpochRecord, Manifest, sha256
 from pld_grid.train import losses
 from pld_grid.train.metrics import TrainMetrics, ValidationMetrics
 from pld_grid.train.models import build_model, count_parameters, normalize_for
-from pld_grid.train.optim import build_optimizer, build_schedule
+from pld_grid.train.optim import build_optimizer, build_schedule, restore_optimizer
 from pld_grid.train.randomness import derive
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,7 +49,10 @@ class Student:
             self.schedule = build_schedule(self.optimizer, cell.recipe, cell.epochs, updates_per_epoch)
         self.dtype = DTYPES[cell.recipe.precision]
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.train_metrics = TrainMetrics(device)
+        # Made once: on a small model the making of it shows.
+        self.autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+        self.trained = list(self.model.parameters())
+        self.train_metrics = TrainMetrics()
         self.validation_metrics = ValidationMetrics(device)
         self.records: list[EpochRecord] = []
         self.started = time.time()
@@ -66,15 +69,15 @@ class Student:
 
     def logits(self, pixels_NCHW: Tensor) -> Tensor:
         """Logits (N, C) under the cell's precision."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast:
             logits_NC: Tensor = self.forward(self.normalize(pixels_NCHW))
         return logits_NC
 
     def begin_epoch(self) -> None:
         """Training mode, empty metrics."""
         self.model.train()
-        self.train_metrics = TrainMetrics(self.device)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.train_metrics = TrainMetrics()
+        self._clear_gradients()
 
     def train_step(
         self, pixels_NCHW: Tensor, target_N: Tensor, teacher: losses.TeacherBatch | None, micro_batch: int
@@ -82,7 +85,7 @@ class Student:
         """Forward and backward of micro-batch number `micro_batch` of the epoch; every `accumulation`-th also steps."""
         epoch = self.next_epoch
         # Dropout and drop-path: their own stream, which neither the cohort nor a resume can shift.
-        torch.manual_seed(derive("dropout", self.cell.seed, epoch, micro_batch))
+        self._reseed(derive("dropout", self.cell.seed, epoch, micro_batch))
         if micro_batch % self.accumulation == 0 and self.schedule is not None:
             self.schedule.step_update((epoch - 1) * self.updates_per_epoch + micro_batch // self.accumulation)
         loss = self.loss(self.logits(pixels_NCHW), teacher if self.loss.uses_teacher else None, target_N)
@@ -91,7 +94,18 @@ class Student:
         if (micro_batch + 1) % self.accumulation == 0:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._clear_gradients()
+
+    def _reseed(self, seed: int) -> None:
+        # torch.manual_seed also notes the seed for every kind of device that is not there, which shows in a small step.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _clear_gradients(self) -> None:
+        # What the optimizer's zero_grad does, without its bookkeeping.
+        for parameter in self.trained:
+            parameter.grad = None
 
     def begin_validation(self) -> None:
         """Evaluation mode, empty metrics."""
@@ -123,8 +137,8 @@ class Student:
         return record
 
     def _check_finite(self, epoch: int) -> None:
-        bad = int(self.train_metrics.first_bad)
-        if bad >= 0:
+        bad = self.train_metrics.first_bad()
+        if bad is not None:
             raise Diverged(f"the loss was not finite in epoch {epoch}, step {bad // self.accumulation + 1}")
         state = [v for v in self.model.state_dict().values() if v.is_floating_point()]
         if not bool(torch.stack([torch.isfinite(v).all() for v in state]).all()):
@@ -134,8 +148,8 @@ class Student:
 
     # -- state -------------------------------------------------------------------------------------------------------
 
-    def save(self) -> tuple[Manifest, bytes]:
-        """Everything that the rest of the training depends on, and the manifest that names it."""
+    def state(self) -> bytes:
+        """Everything that the rest of the training depends on, but for the records."""
         buffer = io.BytesIO()
         torch.save(
             {
@@ -145,7 +159,18 @@ class Student:
             },
             buffer,
         )
-        payload = buffer.getvalue()
+        return buffer.getvalue()
+
+    def held_bytes(self) -> int:
+        """Bytes that stay between this student's steps: model, optimizer state, gradients that are summed up."""
+        parameters = list(self.model.parameters())
+        state = [value for slot in self.optimizer.state.values() for value in slot.values()]
+        tensors = [*parameters, *self.model.buffers(), *state, *(parameters if self.accumulation > 1 else ())]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+
+    def save(self) -> tuple[Manifest, bytes]:
+        """The state, and the manifest that names it."""
+        payload = self.state()
         manifest = Manifest(
             cell_id=self.cell.cell_id,
             spec_version=self.cell.spec_version,
@@ -159,9 +184,10 @@ class Student:
 
     def restore(self, manifest: Manifest, payload: bytes) -> None:
         """Continues from what `save` returned."""
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=self.device, weights_only=True)
+        # To the CPU, where optimizers keep their count of steps: read from a GPU, it would stall every step.
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.records = list(manifest.epochs)
         self.started = manifest.started

@@ -1,6 +1,9 @@
 """What every dataset must do, run over all that are discovered, and what each one promises beyond that."""
 
 import hashlib
+import io
+import itertools
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision.io
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +25,9 @@ from pld_grid.errors import PldGridError
 from pld_grid.spec import Augmentation, Dataset, Recipe
 from pld_grid.train import data
 from pld_grid.train.data import DataError, Splits
-from pld_grid.train.data._split import ArraySplit, augment, random_resized_crop
+from pld_grid.train.data._split import DRAWS, ArraySplit, augment, random_resized_crop, resize
+from pld_grid.train.data.imagenet import decode
+from pld_grid.train.randomness import uniforms
 
 AUGMENTATIONS = {
     "none": Augmentation(),
@@ -284,6 +290,84 @@ def test_evaluation_is_the_papers(tmp_path: Path, rounding: str, shorter: int) -
         assert torch.equal(image, resized[:, top : top + 224, left : left + 224])
 
 
+def jpegs() -> Iterator[Any]:
+    """JPEGs of every kind that ImageNet has: colours, subsampling, progressive or not, odd sizes."""
+    random = np.random.default_rng(0)
+    for mode, subsampling, progressive in itertools.product(("RGB", "L", "CMYK"), (0, 1, 2), (False, True)):
+        height, width = (int(side) for side in random.integers(17, 130, 2))
+        coarse = random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=90, subsampling=subsampling, progressive=progressive)
+        yield pytest.param(data.getvalue(), id=f"{mode} {height}x{width} {subsampling} {progressive}")
+
+
+def without_torchvisions_decoder(patch: pytest.MonkeyPatch, calls: list[str]) -> None:
+    def refuse(*_: object) -> None:
+        calls.append("torchvision")
+        raise RuntimeError("moved to TorchCodec")
+
+    patch.setattr(torchvision.io, "decode_jpeg", refuse, raising=False)
+
+
+@pytest.mark.skipif(not hasattr(torchvision.io, "decode_jpeg"), reason="torchvision no longer decodes")
+@pytest.mark.parametrize("data", list(jpegs()))
+def test_both_decoders_give_the_same_pixels(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", None)
+        assert np.array_equal(decode(data).numpy(), expected)
+    calls: list[str] = []
+    without_torchvisions_decoder(monkeypatch, calls)
+    assert np.array_equal(decode(data).numpy(), expected)
+    assert calls == ["torchvision"]
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    assert np.array_equal(decode(data).numpy(), expected)
+
+
+def test_other_formats_are_read_too() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    assert np.array_equal(decode(data.getvalue()).numpy(), pixels)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_pixels_do_not_depend_on_threads_or_the_decoder(
+    load: Load, augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits, indices = vars(load("imagenet", augmentation)).values(), np.arange(9)
+    expected = [split.batch(indices, 3, 2)[0] for split in splits]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for split, images in zip(splits, expected, strict=True):
+                assert torch.equal(split.batch(indices, 3, 2)[0], images)
+    finally:
+        torch.set_num_threads(before)
+    without_torchvisions_decoder(monkeypatch, [])
+    for split, images in zip(splits, expected, strict=True):
+        assert torch.equal(split.batch(indices, 3, 2)[0], images)
+
+
+def test_a_row_is_the_part_of_its_image_that_its_draws_say(load: Load, prepared: Any) -> None:
+    """Read by Pillow, cut and resized by torchvision: another way to the same pixels."""
+    dataset, folder = prepared("imagenet")
+    made, size = AUGMENTATIONS["random_resized"], dataset.image_size
+    images, _ = load("imagenet", "random_resized").train.batch(np.arange(12), 3, 2)
+    files = sorted((folder / "train").glob("*/*.JPEG"))
+    for file, image, draw in zip(files, images, uniforms(3, 2, np.arange(12), DRAWS), strict=True):
+        whole = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)
+        height, width = whole.shape[-2:]
+        area = height * width * (made.scale[0] + (made.scale[1] - made.scale[0]) * draw[2])
+        ratio = made.ratio[0] * (made.ratio[1] / made.ratio[0]) ** draw[3]
+        w, h = min(round(math.sqrt(area * ratio)), width), min(round(math.sqrt(area / ratio)), height)
+        top, left = int(draw[0] * (height - h + 1)), int(draw[1] * (width - w + 1))
+        part = F.resized_crop(whole, top, left, h, w, [size, size], InterpolationMode.BICUBIC, antialias=True)
+        assert torch.equal(image, part.flip(-1) if draw[4] < 0.5 else part)
+
+
 def test_training_without_a_random_crop_is_centred(load: Load) -> None:
     plain = load("imagenet")
     train = plain.train.batch(np.arange(4), 0, 1)[0]
@@ -350,11 +434,15 @@ def coordinates(height: int, width: int) -> torch.Tensor:
 unit = st.floats(0, 1, exclude_max=True)
 
 
-@given(st.integers(1, 200), st.integers(1, 200), st.tuples(unit, unit, unit, unit, unit), st.integers(1, 40))
+# torch fails on resizing to a single pixel (also through torchvision), which nobody trains on.
+two_or_more = st.integers(2, 40)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.tuples(unit, unit, unit, unit, unit), two_or_more)
 def test_random_resized_crops_stay_inside(height: int, width: int, draws: tuple[float, ...], size: int) -> None:
     augmentation = Augmentation(crop="random_resized", scale=(0.08, 1.0))
     image = coordinates(height, width)
-    crop = random_resized_crop(image, size, augmentation, np.array(draws))
+    crop = random_resized_crop(image[None], size, augmentation, np.array(draws))[0]
     assert crop.shape == (3, size, size)
     assert int(crop[0].max()) <= height - 1 + 1
     assert int(crop[1].max()) <= width - 1 + 1
@@ -365,7 +453,7 @@ def test_random_resized_crops_stay_inside(height: int, width: int, draws: tuple[
 def test_random_resized_crops_have_the_area_and_ratio_asked_for(draws: tuple[float, ...]) -> None:
     side, scale, ratio = 200, (0.2, 0.5), (0.8, 1.25)
     augmentation = Augmentation(crop="random_resized", scale=scale, ratio=ratio)
-    crop = random_resized_crop(coordinates(side, side), 100, augmentation, np.array(draws)).double()
+    crop = random_resized_crop(coordinates(side, side)[None], 100, augmentation, np.array(draws))[0].double()
     # The first and last row show the part's edges, to within half a pixel of the result and its rounding.
     height = float(crop[0, -1].mean() - crop[0, 0].mean()) * 100 / 99 + 1
     width = float(crop[1, :, -1].mean() - crop[1, :, 0].mean()) * 100 / 99 + 1
@@ -373,18 +461,34 @@ def test_random_resized_crops_have_the_area_and_ratio_asked_for(draws: tuple[flo
     assert 0.93 * ratio[0] < width / height < 1.07 * ratio[1]
 
 
+sides = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
+
+@given(st.sampled_from((1, 3)), sides, st.tuples(two_or_more, two_or_more), st.integers(0, 2**31), st.booleans())
+def test_resizing_is_torchvisions(
+    channels: int, old: tuple[int, int], new: tuple[int, int], seed: int, channels_last: bool
+) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (1, *old, channels), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    found = resize(image if channels_last else image.contiguous(), *new)
+    expected = F.resize(image, list(new), InterpolationMode.BICUBIC, antialias=True)
+    # torchvision goes through floats where the processor lacks AVX2, and may then round otherwise.
+    assert int((found.int() - expected.int()).abs().max()) <= 1
+
+
 def test_a_crop_of_everything_is_the_image() -> None:
     augmentation = Augmentation(crop="random_resized", scale=(1, 1), ratio=(1, 1))
-    image = coordinates(32, 32)
+    image = coordinates(32, 32)[None]
     assert torch.equal(random_resized_crop(image, 32, augmentation, np.full(5, 0.7)), image)
 
 
 def test_crops_reach_all_edges() -> None:
     augmentation = Augmentation(crop="random_resized", scale=(0.25, 0.25), ratio=(1, 1))
-    low = random_resized_crop(coordinates(100, 100), 50, augmentation, np.zeros(5))
-    high = random_resized_crop(coordinates(100, 100), 50, augmentation, np.full(5, np.nextafter(1, 0)))
-    assert torch.equal(low, coordinates(100, 100)[:, :50, :50])
-    assert torch.equal(high, coordinates(100, 100)[:, 50:, 50:])
+    image = coordinates(100, 100)[None]
+    low = random_resized_crop(image, 50, augmentation, np.zeros(5))
+    high = random_resized_crop(image, 50, augmentation, np.full(5, np.nextafter(1, 0)))
+    assert torch.equal(low, image[..., :50, :50])
+    assert torch.equal(high, image[..., 50:, 50:])
 
 
 def test_padded_crops_are_windows_of_the_padded_image() -> None:

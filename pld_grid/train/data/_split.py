@@ -1,6 +1,6 @@
 """A split: images by index, as whole micro-batches of uint8 pixels. Normalisation happens on the device.
 
-Shape suffixes: N images, C channels, H and W pixels.
+Shape suffixes: N images, C channels, H and W pixels; 1CHW is a batch of one image.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from pld_grid.errors import PldGridError
 from pld_grid.spec import Augmentation
@@ -73,12 +71,12 @@ def augment(images_NCHW: Tensor, size: int, augmentation: Augmentation, draws_ND
     if augmentation.crop == "padded":
         images_NCHW = _padded_crop(images_NCHW, augmentation.padding, draws_ND[:, 0], draws_ND[:, 1])
     elif augmentation.crop == "random_resized":
-        images_NCHW = torch.stack(
-            [random_resized_crop(i, size, augmentation, d) for i, d in zip(images_NCHW, draws_ND, strict=True)]
-        )
+        parts = zip(torch.split(images_NCHW, 1), draws_ND, strict=True)
+        images_NCHW = torch.cat([random_resized_crop(image, size, augmentation, draws) for image, draws in parts])
     if augmentation.horizontal_flip:
-        flip_N = torch.from_numpy(draws_ND[:, 4] < 0.5)
-        images_NCHW = torch.where(flip_N[:, None, None, None], images_NCHW.flip(-1), images_NCHW)
+        # One by one: `torch.where` on bytes costs more than resizing them.
+        pairs = zip(torch.split(images_NCHW, 1), draws_ND[:, 4] < 0.5, strict=True)
+        images_NCHW = torch.cat([image.flip(-1) if flip else image for image, flip in pairs])
     return images_NCHW
 
 
@@ -98,14 +96,14 @@ def _padded_crop(
 
 
 def random_resized_crop(
-    image_CHW: Tensor, size: int, augmentation: Augmentation, draws_D: npt.NDArray[np.float64]
+    image_1CHW: Tensor, size: int, augmentation: Augmentation, draws_D: npt.NDArray[np.float64]
 ) -> Tensor:
-    """A random part of an image (area and aspect ratio as in Inception), resized to (size, size), bicubic.
+    """A random part of an image (area and aspect ratio as in Inception), resized to (1, C, size, size).
 
     One draw each for area, aspect ratio and place; a part that does not fit is clipped to the image, where
     torchvision would draw again: the number of draws must not depend on the image.
     """
-    height, width = image_CHW.shape[-2:]
+    height, width = image_1CHW.shape[-2:]
     low, high = augmentation.scale
     area = height * width * (low + (high - low) * draws_D[2])
     log_low, log_high = np.log(augmentation.ratio)
@@ -114,7 +112,13 @@ def random_resized_crop(
     crop_height = min(max(round((area / ratio) ** 0.5), 1), height)
     top = int(draws_D[0] * (height - crop_height + 1))
     left = int(draws_D[1] * (width - crop_width + 1))
-    cropped: Tensor = F.resized_crop(
-        image_CHW, top, left, crop_height, crop_width, [size, size], InterpolationMode.BICUBIC, antialias=True
-    )
-    return cropped
+    return resize(image_1CHW[:, :, top : top + crop_height, left : left + crop_width], size, size)
+
+
+def resize(image_1CHW: Tensor, height: int, width: int) -> Tensor:
+    """uint8 pixels resized to (1, C, height, width), bicubic and antialiased; the same pixels as torchvision's resize.
+
+    Called on torch directly because torchvision loses the memory format on the way: torch's code for bytes is fastest
+    where a pixel's channels lie side by side, as decoders leave them, and the result is then laid out so as well.
+    """
+    return torch.nn.functional.interpolate(image_1CHW, (height, width), mode="bicubic", antialias=True)

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ._ranking import rank
 from ._standardize import standardize
-
-# From this many logits on, sorting packed integers is faster than sorting floats (on a CPU).
-_PACKING_PAYS_FROM = 1 << 15
 
 Kept = TypeVar("Kept")
 
@@ -104,7 +102,7 @@ class TeacherBatch:
 
         The label first, then the other classes by descending raw logit, ties by class index.
         """
-        return self._remember(("ranking",), lambda: _rank(self.logits_NC, self.target_N.long()))
+        return self._remember(("ranking",), lambda: rank(self.logits_NC, self.target_N.long()))
 
     def ranked_probabilities(self, tau: float, standardized: bool) -> Tensor:
         """Column k holds the probability of the class at rank k; (N, C)."""
@@ -130,28 +128,3 @@ class TeacherBatch:
             self._memory[key] = compute()
         kept: Kept = self._memory[key]
         return kept
-
-
-def _rank(logits_NC: Tensor, target_N: Tensor) -> Tensor:
-    target_N1 = target_N.unsqueeze(1)
-    packable = logits_NC.device.type == "cpu" and logits_NC.dtype == torch.float32
-    large = logits_NC.numel() >= _PACKING_PAYS_FROM
-    if packable and large and not torch.compiler.is_compiling():
-        return _rank_packed(logits_NC, target_N1)
-    lifted_NC = logits_NC.scatter(1, target_N1, torch.inf)
-    return lifted_NC.sort(dim=1, descending=True, stable=True).indices
-
-
-def _rank_packed(logits_NC: Tensor, target_N1: Tensor) -> Tensor:
-    """The same ranking out of one integer sort: key in the high 32 bits, class in the low ones.
-
-    The keys differ, so the sort need not be stable and its values alone carry the answer.
-    """
-    # Subtracting from 0.0 rather than negating makes -0.0 and 0.0 the same bits, hence a tie.
-    bits_NC = (0.0 - logits_NC).view(torch.int32)
-    # Flipping the magnitude of the negative ones makes integer order equal float order.
-    order_NC = (bits_NC >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits_NC)
-    order_NC.scatter_(1, target_N1, torch.iinfo(torch.int32).min)
-    class_C = torch.arange(logits_NC.shape[1])
-    packed_NC = order_NC.long().bitwise_left_shift_(32).bitwise_or_(class_C)
-    return packed_NC.sort(dim=1).values.bitwise_and_(0xFFFFFFFF)

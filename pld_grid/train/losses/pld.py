@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ._base import DistillationLoss
 from ._hyperparameter import choice, number
+from ._rows import row_blocks
 from ._teacher import TeacherBatch
 
 # Within this spread of a row's logits (in nats), exp, its suffix sums and their reciprocals all
@@ -68,7 +69,6 @@ def _plain(ranked_NC: Tensor, weight_NC: Tensor) -> tuple[Tensor, Tensor]:
 
 def _in_log_space(ranked_NC: Tensor, log_weight_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The same for shifted logits of any size: nothing is exponentiated before it is small."""
-    log_weight_NC = log_weight_NC.double()
     weight_NC = log_weight_NC.exp()
     log_suffix_NC = ranked_NC.flip(1).logcumsumexp(1).flip(1)
     loss_N = ((log_suffix_NC - ranked_NC) * weight_NC).sum(1)
@@ -85,15 +85,19 @@ class _PlackettLuce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student_NC: Tensor, ranking_NC: Tensor, weight_NC: Tensor, log_space: bool) -> Tensor:
-        largest_N1 = student_NC.amax(dim=1, keepdim=True)
-        # In float64: float32 suffix sums of a thousand classes lose more digits than they keep.
-        ranked_NC = student_NC.gather(1, ranking_NC).double().sub_(largest_N1)
         evaluate = _in_log_space if log_space else _plain
-        loss_N, gradient_NC = evaluate(ranked_NC, weight_NC)
         by_class_NC = torch.empty_like(student_NC)
-        by_class_NC.scatter_(1, ranking_NC, gradient_NC.to(student_NC.dtype))
+        losses = []
+        for rows in _blocks(student_NC):
+            block_NC, rank_NC = student_NC[rows], ranking_NC[rows]
+            # In float64: float32 suffix sums of a thousand classes lose more digits than they keep.
+            ranked_NC = block_NC.gather(1, rank_NC).double().sub_(block_NC.amax(dim=1, keepdim=True))
+            rank_weight_NC = weight_NC[rows] if len(weight_NC) > 1 else weight_NC
+            loss_N, gradient_NC = evaluate(ranked_NC, rank_weight_NC.double())
+            by_class_NC[rows].scatter_(1, rank_NC, gradient_NC.to(student_NC.dtype))
+            losses.append(loss_N)
         ctx.save_for_backward(by_class_NC)
-        return loss_N.mean().to(student_NC.dtype)
+        return torch.cat(losses).mean().to(student_NC.dtype)
 
     @staticmethod
     @once_differentiable
@@ -126,6 +130,15 @@ class PlackettLuceDistillation(DistillationLoss):
         ranking_NC = teacher.ranking()
         loss: Tensor = _PlackettLuce.apply(distilled_NC, ranking_NC, weight_NC, log_space)
         return loss
+
+
+def _blocks(student_NC: Tensor) -> list[slice]:
+    """The rows to work on at once: on a CPU as many as its caches hold, elsewhere all of them."""
+    # A compiled graph would hold every block's operations, one after another.
+    if torch.compiler.is_compiling() or student_NC.device.type != "cpu":
+        return [slice(None)]
+    rows, classes = student_NC.shape
+    return row_blocks(rows, classes, torch.get_num_threads())
 
 
 def _spread_is_ordinary(student_NC: Tensor) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pld_grid.train import losses
-from pld_grid.train.losses import _teacher
+from pld_grid.train.losses import _ranking, _rows, _teacher
 
 
 class CountCalls(TorchDispatchMode):
@@ -23,13 +23,47 @@ class CountCalls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def ranked(monkeypatch):
+    """Counts the rankings, and those of them that take the packed sort."""
+    calls = Counter(rank=0, _rank_packed=0)
+
+    def count(module, name):
+        original = getattr(module, name)
+
+        def counted(*given):
+            calls[name] += 1
+            return original(*given)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(_teacher, "rank")
+    count(_ranking, "_rank_packed")
+    return calls
+
+
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
 def test_one_sort_for_five_temperatures(reference):
     student, teacher, target = reference.draw(8, 20)
     shared = losses.TeacherBatch(teacher, target)
     with CountCalls() as counted:
-        for tau in (0.5, 1.0, 2.0, 4.0, 8.0):
+        for tau in TEMPERATURES:
             losses.build("pld", tau=tau)(student, shared, target)
     assert counted.calls["sort"] + counted.calls["argsort"] == 1
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(8, 20), (8, 1000)])
+def test_five_temperatures_rank_once(reference, ranked, samples, classes):
+    student, teacher, target = reference.draw(samples, classes)
+    shared = losses.TeacherBatch(teacher, target)
+    values = {losses.build("pld", tau=tau)(student, shared, target).item() for tau in TEMPERATURES}
+    assert len(values) == len(TEMPERATURES)
+    assert ranked == {"rank": 1, "_rank_packed": int(classes == 1000)}
+    for tau in TEMPERATURES:
+        losses.build("pld", tau=tau)(student, teacher, target)
+    assert ranked["rank"] == 1 + len(TEMPERATURES)
 
 
 @pytest.mark.parametrize("name", ["kd", "dist", "pld"])
@@ -60,20 +94,75 @@ def test_ranking_is_label_then_descending_then_index(reference, packed, data, cl
     # Two infinities, one of them the label's, are no logits; the packed sort takes them anyway.
     teacher = teacher if packed else teacher.clamp(-3.4e38, 3.4e38)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_teacher, "_PACKING_PAYS_FROM", 0 if packed else math.inf)
+        patch.setattr(_ranking, "_PACKING_PAYS_FROM", 0 if packed else math.inf)
         ranking = losses.TeacherBatch(teacher, target).ranking()
     wanted = [reference.order_of(row, int(y)) for row, y in zip(teacher, target, strict=True)]
     assert ranking.tolist() == wanted
 
 
-def test_large_batches_take_the_packed_sort_and_get_the_same(reference, monkeypatch):
+def test_large_batches_take_the_packed_sort_and_get_the_same(reference, monkeypatch, ranked):
     _, teacher, target = reference.draw(40, 1000, ties=True)
-    with CountCalls() as counted:
-        packed = losses.TeacherBatch(teacher, target).ranking()
-    assert counted.calls["bitwise_left_shift_"] == 1
+    packed = losses.TeacherBatch(teacher, target).ranking()
+    assert ranked["_rank_packed"] == 1
     assert torch.equal(packed, losses.TeacherBatch(teacher.double(), target).ranking())
-    monkeypatch.setattr(_teacher, "_PACKING_PAYS_FROM", math.inf)
+    monkeypatch.setattr(_ranking, "_PACKING_PAYS_FROM", math.inf)
     assert torch.equal(packed, losses.TeacherBatch(teacher, target).ranking())
+    assert ranked["_rank_packed"] == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("samples", "classes"), [(1, 5000), (7, 1200), (90, 1001)])
+@pytest.mark.parametrize("scale", [1.0, 1e4])  # both of PLD's ways of summing
+def test_neither_blocks_of_rows_nor_threads_change_a_bit(reference, monkeypatch, samples, classes, scale, threads):
+    student, teacher, target = reference.draw(samples, classes, scale, ties=True)
+
+    def run():
+        batch = losses.TeacherBatch(teacher, target)
+        return batch.ranking(), *reference.value_and_gradient(lambda s: losses.build("pld")(s, batch, target), student)
+
+    monkeypatch.setattr(_rows, "LOGITS_AT_ONCE", math.prod(student.shape))
+    ranking, value, gradient = run()
+    monkeypatch.setattr(_rows, "LOGITS_AT_ONCE", 3000)
+    torch.set_num_threads(threads)
+    got_ranking, got_value, got_gradient = run()
+    assert torch.equal(got_ranking, ranking)
+    assert got_value == value
+    assert torch.equal(got_gradient, gradient)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "every other row", "int32 labels", "inference"])
+def test_ranking_of_unusual_tensors(reference, layout):
+    _, teacher, target = reference.draw(12, 1000, ties=True)
+    wanted = losses.TeacherBatch(teacher.double(), target).ranking()
+    if layout == "transposed":
+        teacher = teacher.t().contiguous().t()
+    elif layout == "every other row":
+        teacher = teacher.repeat_interleave(2, dim=0)[::2]
+    elif layout == "int32 labels":
+        target = target.int()
+    else:
+        with torch.inference_mode():
+            teacher, target = teacher * 1, target * 1
+    assert torch.equal(losses.TeacherBatch(teacher, target).ranking(), wanted)
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(8, 20), (90, 1000)])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("wrong", [-1, -100, 1000])
+def test_labels_out_of_range_are_never_ranked(reference, samples, classes, threads, wrong):
+    _, teacher, target = reference.draw(samples, classes)
+    target[samples // 2] = wrong
+    torch.set_num_threads(threads)
+    with pytest.raises((IndexError, RuntimeError)):
+        losses.TeacherBatch(teacher, target).ranking()
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (5, 10), (2048, 1000), (3, 1 << 20)])
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_row_blocks_cover_every_row_once(rows, classes, threads):
+    blocks = _rows.row_blocks(rows, classes, threads)
+    assert [row for block in blocks for row in range(rows)[block]] == list(range(rows))
+    assert all(len(range(rows)[block]) * classes <= max(threads * _rows.LOGITS_AT_ONCE, classes) for block in blocks)
 
 
 @pytest.mark.parametrize("standardized", [False, True])

@@ -1,0 +1,229 @@
+"""What cohorts cost on one kind of device: seconds and bytes, put together from parts that were measured there.
+
+A cohort's time is what all share (loading, the teacher's pass) plus each student's own, so a handful of parts prices
+any cohort. Keys name a part by what decides its speed; hyperparameters that are mere numbers are not in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pld_grid.profile import MachineSettings
+from pld_grid.spec import Cell, Count, Frozen, Model, NonNegative
+from pld_grid.store import Store
+
+FOLDER = "calibration"
+# Of a slot's memory: the allocator needs room, and the parts were measured one at a time.
+HEADROOM = 0.85
+# Without a calibration: loading and the teacher's pass, in units of a student's work on the same images.
+_GUESSED_SHARE = 0.5
+# Settings of the machine that decide how fast a part runs.
+_SPEED = ("cpus_per_cohort", "gpus_per_cohort", "loader_workers", "prefetch_batches", "channels_last", "compile")
+
+Kind = Literal["loading", "teacher", "student"]
+
+
+class Rate(Frozen):
+    """One measured part. Seconds are per image, but for those of an epoch's end and of the start (`setup`).
+
+    `held_bytes` stay for the whole training; `peak_bytes` come on top while the part works. `loading` also knows how
+    many images the splits have.
+    """
+
+    what: str
+    train_seconds: NonNegative = 0.0
+    validation_seconds: NonNegative = 0.0
+    setup_seconds: NonNegative = 0.0
+    epoch_seconds: NonNegative = 0.0
+    held_bytes: int = 0
+    peak_bytes: int = 0
+    train_images: int = 0
+    validation_images: int = 0
+
+
+class Calibration(Frozen):
+    """Parts measured on one kind of device, all slots busy, under one set of machine settings.
+
+    `memory_bytes` is a slot's share of the device, `base_bytes` what a trial holds before it has a model;
+    `start_seconds` go by once per run, `wave_seconds` before a wave's first student trains.
+    """
+
+    device: str
+    machine: MachineSettings
+    slots: Count
+    memory_bytes: int
+    base_bytes: int
+    start_seconds: NonNegative
+    wave_seconds: NonNegative
+    rates: dict[str, Rate]
+
+
+class Request(NamedTuple):
+    """A part to measure: of which model, and a cell that has it."""
+
+    kind: Kind
+    key: str
+    cell: Cell
+    model: Model
+
+
+class Work(NamedTuple):
+    """Seconds, and bytes that are held all the time."""
+
+    seconds: float
+    held_bytes: int
+
+
+def _key(kind: Kind, **content: Any) -> str:
+    text = json.dumps({"kind": kind, **content}, sort_keys=True, default=lambda value: value.model_dump(mode="json"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def loading_key(cell: Cell) -> str:
+    """Names loading and augmentation: the batches that a cell sees, whatever the seed."""
+    *batches, _seed = cell.stream()
+    return _key("loading", batches=batches)
+
+
+def teacher_key(model: Model, cell: Cell) -> str:
+    """Names a frozen model's forward pass over the images of a cell; whose weights it has does not matter."""
+    return _key(
+        "teacher",
+        dataset=cell.dataset,
+        model=[model.architecture, model.options],
+        micro_batch=cell.recipe.micro_batch_size,
+        precision=cell.recipe.precision,
+    )
+
+
+def student_key(cell: Cell) -> str:
+    """Names a training step: model, optimizer and loss by name, batch, precision."""
+    recipe, loss = cell.recipe, cell.loss
+    choices = {k: v for k, v in loss.hyperparameters.items() if isinstance(v, str)}
+    return _key(
+        "student",
+        dataset=cell.dataset,
+        model=cell.student,
+        optimizer=cell.optimizer.name,
+        loss=[loss.name, choices, loss.standardization],
+        taught=cell.teacher is not None,
+        batch=[recipe.batch_size, recipe.micro_batch_size],
+        precision=recipe.precision,
+    )
+
+
+def requests(cells: Iterable[Cell]) -> list[Request]:
+    """All parts that price these cells, each once."""
+    found: dict[str, Request] = {}
+
+    def want(kind: Kind, key: str, cell: Cell, model: Model) -> None:
+        found.setdefault(key, Request(kind, key, cell, model))
+
+    for cell in cells:
+        want("loading", loading_key(cell), cell, cell.student)
+        if cell.is_measurement:
+            want("teacher", teacher_key(cell.student, cell), cell, cell.student)
+        else:
+            want("student", student_key(cell), cell, cell.student)
+        if cell.teacher is not None:
+            want("teacher", teacher_key(cell.teacher.student, cell), cell, cell.teacher.student)
+    return list(found.values())
+
+
+class Costs:
+    """Prices cohorts by a calibration; without one, in student-epochs and without bytes."""
+
+    def __init__(self, calibration: Calibration | None = None) -> None:
+        self.calibration = calibration
+        self.rates = calibration.rates if calibration else {}
+
+    def missing(self, cells: Iterable[Cell]) -> list[Request]:
+        """The parts that would have to be measured first."""
+        return [request for request in requests(cells) if request.key not in self.rates]
+
+    def student(self, cell: Cell) -> Work:
+        """What one student adds to a cohort."""
+        if self.calibration is None:
+            return Work(max(cell.epochs, 0.1), 0)
+        loading = self.rates[loading_key(cell)]
+        if cell.is_measurement:
+            part = self.rates[teacher_key(cell.student, cell)]
+            return Work(part.setup_seconds + loading.validation_images * part.train_seconds, part.held_bytes)
+        part = self.rates[student_key(cell)]
+        epoch = (
+            _images(loading, cell) * part.train_seconds
+            + loading.validation_images * part.validation_seconds
+            + part.epoch_seconds
+        )
+        return Work(part.setup_seconds + cell.epochs * epoch, part.held_bytes)
+
+    def shared(self, cells: Sequence[Cell]) -> Work:
+        """What a cohort of any of these cells has to do once: they share batches and teacher.
+
+        Loader processes work beside the training: only what they are slower costs time.
+        """
+        epochs = max(cell.epochs for cell in cells)
+        if self.calibration is None:
+            return Work(_GUESSED_SHARE * epochs, 0)
+        first = cells[0]
+        loading = self.rates[loading_key(first)]
+        models = (cell.teacher.student for cell in cells if cell.teacher is not None)
+        taught = next(models, None)
+        teacher = self.rates[teacher_key(taught, first)] if taught is not None else Rate(what="no teacher")
+        students = [self.rates[student_key(cell)] for cell in cells if not cell.is_measurement]
+        load = loading.train_seconds
+        if self.calibration.machine.loader_workers:
+            load = max(0.0, load - teacher.train_seconds - min((s.train_seconds for s in students), default=0.0))
+        seconds = (
+            loading.setup_seconds
+            + teacher.setup_seconds
+            + epochs * _images(loading, first) * (load + teacher.train_seconds)
+            + max(epochs, 1) * loading.validation_images * loading.validation_seconds
+            + loading.validation_images * teacher.train_seconds
+        )
+        peak = max([teacher.peak_bytes, *(student.peak_bytes for student in students)])
+        return Work(seconds, self.calibration.base_bytes + teacher.held_bytes + peak)
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a cohort may use, or None where that is not known."""
+        return int(HEADROOM * self.calibration.memory_bytes) if self.calibration else None
+
+
+def _images(loading: Rate, cell: Cell) -> int:
+    """Training images of an epoch; those that do not fill a batch are left out."""
+    return loading.train_images // cell.recipe.batch_size * cell.recipe.batch_size
+
+
+# -- what is known of devices --------------------------------------------------------------------------------------
+
+
+def _file(device: str, machine: MachineSettings) -> str:
+    slug = "-".join("".join(c if c.isalnum() else " " for c in device).lower().split())
+    digest = hashlib.sha256(json.dumps([device, *_speed(machine)]).encode()).hexdigest()[:8]
+    return f"{slug}-{digest}.json"
+
+
+def _speed(machine: MachineSettings) -> list[Any]:
+    return [getattr(machine, name) for name in _SPEED]
+
+
+def keep(store: Store, calibration: Calibration) -> None:
+    """Writes a calibration into the store, in place of an older one of the same device and settings."""
+    store.write_model(calibration, FOLDER, _file(calibration.device, calibration.machine))
+
+
+def known(store: Store, machine: MachineSettings) -> Iterator[Calibration]:
+    """The calibrations of a store that were made under the same settings, by device."""
+    for name in sorted(store.names(FOLDER)):
+        if name.endswith(".json"):
+            calibration = store.read_model(Calibration, FOLDER, name)
+            if calibration is not None and _speed(calibration.machine) == _speed(machine):
+                yield calibration
+
+
+def find(store: Store, machine: MachineSettings, device: str | None = None) -> Calibration | None:
+    """The calibration of a device; with no device named, the only one that the store has."""
+    found = [c for c in known(store, machine) if device is None or c.device == device]
+    return found[0] if len(found) == 1 else None
