@@ -6,7 +6,7 @@ PROFILE ?= digits
 SEEDS ?=
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 
-.PHONY: quickstart test lint types contracts unit tables ui format clean
+.PHONY: quickstart test lint types contracts unit tables bench ui format clean
 
 # Runtime and test packages are installed apart, so that the quickstart waits only for what it needs.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 
 .venv/.test: .venv/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+.venv/.bench: .venv/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	touch $@
 
 quickstart: .venv/.runtime
@@ -40,6 +44,9 @@ unit: .venv/.test
 
 tables: .venv/.runtime
 	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --report reports/$(PROFILE)
+
+bench: .venv/.bench
+	$(BIN)/python benchmarks/run_all.py $(BENCHMARKS)
 
 ui: .venv/.runtime
 	$(BIN)/pld-grid ui

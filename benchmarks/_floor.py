@@ -3,6 +3,8 @@
 import time
 from collections.abc import Sequence
 
+import torch
+
 from pld_grid.plan import Cohort
 from pld_grid.spec import Cell
 from pld_grid.store import Store
@@ -16,17 +18,22 @@ from pld_grid.train.optim import build_optimizer
 def floor(cells: Sequence[Cell], store: Store, epochs: int = 1) -> float:
     """Seconds per epoch of loading, one teacher pass, and every student's forward, backward and optimizer step."""
     first = cells[0]
+    # The digits profile's own memory format.
+    layout = torch.channels_last
     loader = Loader(data.load(first.dataset, first.recipe), first.recipe, first.seed)
     cohort = Cohort(tuple(cells))
     teacher = Teacher(cohort.teacher, store) if cohort.teacher is not None else None
+    if teacher is not None:
+        teacher = teacher.to(memory_format=layout)
     students = []
     for cell in cells:
-        model = build_model(cell.student, cell.dataset, cell.seed).train()
+        model = build_model(cell.student, cell.dataset, cell.seed).train().to(memory_format=layout)
         loss = losses.build(cell.loss.name, standardization=cell.loss.standardization, **cell.loss.hyperparameters)
         students.append((model, normalize_for(cell), loss, build_optimizer(model, cell.optimizer)))
     started = time.perf_counter()
     for epoch in range(1, epochs + 1):
         for pixels, target in loader.train(epoch):
+            pixels = pixels.contiguous(memory_format=layout)
             batch = TeacherBatch(teacher(pixels), target) if teacher is not None else None
             for model, normalize, loss, optimizer in students:
                 optimizer.zero_grad()

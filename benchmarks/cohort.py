@@ -68,6 +68,7 @@ class Scenario:
         self.name, self.folder = name, folder
         self.grids = [str(ROOT / "grids" / f"{table}.yaml") for table in SCENARIOS[name]]
         loaded = api.load_grids(self.grids, "digits")
+        self.machine = loaded[0].profile.machine
         self.template = folder / "template"
         self.template.mkdir(parents=True)
         workspace = Workspace(str(self.template / "store"), f"sqlite:///{self.template / 'mlflow.db'}")
@@ -100,9 +101,9 @@ class Scenario:
     def _one_process(self, cell: Cell, store: Path) -> int:
         given = self.folder / f"{cell.cell_id}.json"
         given.write_text(cell.model_dump_json())
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "_train_one.py"), given, store], text=True
-        )
+        script = Path(__file__).parent / "_train_one.py"
+        command = [sys.executable, str(script), str(given), str(store), self.machine.model_dump_json()]
+        process = subprocess.Popen(command, text=True)
         peak = Peak(process)
         assert process.wait() == 0
         return peak.stop()

@@ -122,11 +122,13 @@ def ours(cells: Sequence[Cell], store: Path, machine: MachineSettings) -> float:
     return receipts[0].metrics["top1"]
 
 
-def timm_loop(job: Job) -> float:
-    """A minimal loop: timm's loader, optimizer and schedule, and nothing else."""
+def timm_loop(job: Job, *, tuned: bool = False) -> float:
+    """A minimal loop: timm's loader, optimizer and schedule, and nothing else; `tuned` adds what we found faster."""
+    layout = torch.channels_last if tuned else torch.contiguous_format
     cell, recipe = job.cell, job.cell.recipe
     torch.manual_seed(cell.seed)
     student, teacher = job.models()
+    student, teacher = student.to(memory_format=layout), teacher.to(memory_format=layout)
     teacher.eval().requires_grad_(False)
     loaders = []
     for images, training in zip(job.images(), (True, False), strict=True):
@@ -140,7 +142,8 @@ def timm_loop(job: Job) -> float:
         images.transform = transform
         loaders.append(loader)
     train, validation = loaders
-    optimizer = create_optimizer_v2(student, opt=cell.optimizer.name, **job.options)
+    switches = {"foreach": True} if tuned else {}
+    optimizer = create_optimizer_v2(student, opt=cell.optimizer.name, **job.options, **switches)
     schedule, epochs = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=cell.epochs - int(recipe.warmup_epochs), step_on_epochs=False,
         warmup_epochs=int(recipe.warmup_epochs), warmup_prefix=True, updates_per_epoch=len(train),
@@ -153,6 +156,7 @@ def timm_loop(job: Job) -> float:
         student.train()
         for number, (pixels, target) in enumerate(train):
             schedule.step_update(epoch * len(train) + number)
+            pixels = pixels.contiguous(memory_format=layout)
             with torch.no_grad():
                 taught = teacher(pixels)
             logits = student(pixels)
@@ -242,7 +246,13 @@ def torchdistill_box(job: Job) -> float:
     return accuracy
 
 
-PEERS: dict[str, Callable[[Job], float]] = {"torchdistill": torchdistill_box, "timm loop": timm_loop}
+PEERS: dict[str, Callable[[Job], float]] = {
+    "torchdistill": torchdistill_box,
+    "timm loop": timm_loop,
+    "timm loop, tuned": partial(timm_loop, tuned=True),
+}
+# Stated without a goal: nobody writes it without having measured what we did.
+STATED = ("timm loop, tuned",)
 
 
 # -- the rounds --------------------------------------------------------------------------------------------------------
@@ -344,6 +354,8 @@ def judge(pair: str, cell: Cell, measured: Measured, peers: Sequence[str]) -> tu
         row(f"{peer}, three runs", runs * median[peer], runs, shared, remark)
         alone, three = median[peer] / median["ours"], runs * median[peer] / shared
         ratios |= {f"{pair}: {peer}, one student": alone, f"{pair}: {peer}, three losses": three}
+        if peer in STATED:
+            continue
         goals += [
             Goal(f"{pair}: images/s of one student, ours by {peer}'s", alone, 1.2, least=True),
             Goal(f"{pair}: student-images/s of three losses, ours by {peer}'s", three, 2.0, least=True),

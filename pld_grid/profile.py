@@ -55,9 +55,10 @@ class TeacherSettings(Frozen):
 
 
 class MachineSettings(Frozen):
-    """How cells run, none of which changes a number: resources per cohort, loader, checkpoints.
+    """How cells run, which is no part of the experiment: resources per cohort, loader, checkpoints.
 
-    `gpus_per_cohort` may be a fraction; `cohort_size` limits how many students share one trial.
+    `gpus_per_cohort` may be a fraction; `cohort_size` limits how many students share one trial. `channels_last` and
+    `compile` change the order in which numbers are added up, hence their last digits; the others change none.
     """
 
     cpus_per_cohort: Positive = 1

@@ -193,10 +193,10 @@ def test_a_group_is_not_split_where_that_only_costs_more() -> None:
 
 
 def test_an_end_that_is_hardly_earlier_is_not_worth_another_part() -> None:
-    # Moving one of the longer group's jobs would end it at 1000.5 instead of 1001 and pay for sharing twice.
-    parts = pack([same(0.5, 2000, shared=1.0), same(0.5, 1998, shared=0.5)], 2)
-    assert len(parts) == 2
-    assert makespan(parts, 2) == 1001.0
+    # The longer group on all three slots would end everything at 204 instead of 205, and pay for sharing once more.
+    parts = pack([same(1.0, 200, shared=5.0), same(1.0, 400, shared=1.0)], 3)
+    assert sorted(part.group for part in parts) == [0, 1, 1]
+    assert makespan(parts, 3) == 205.0
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def train_cohort(
             continue
         try:
             _Training(wanted, store, surroundings, hear, flush).run()
+            continue
         except Exception as error:
             if not _out_of_memory(error):
                 raise

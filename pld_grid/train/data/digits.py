@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -20,6 +19,9 @@ INFO = DatasetInfo(name="digits", num_classes=10, channels=1, needs_folder=False
 
 def load(dataset: Dataset, recipe: Recipe, folder: Path | None = None) -> Splits:
     """Both splits, bilinearly resized to `dataset.image_size`; `folder` is not used."""
+    # Not at the top: a second of imports, which those who only ask for INFO need not wait for.
+    from sklearn.datasets import load_digits
+
     del folder
     digits = load_digits()
     target = np.asarray(digits.target)
