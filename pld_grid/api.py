@@ -179,9 +179,9 @@ def run(
             slots = schedule.slots(machine, resources)
             current = make_plan(grids, everything.finished, slots=slots, cohort_size=machine.cohort_size, costs=costs)
             if current.forecast is not None:
-                console.print(
-                    f"{len(current.pending)} cells, about {duration(current.forecast.seconds)} on {slots} slots"
-                )
+                expected = duration(current.forecast.seconds)
+                console.print(f"{len(current.pending)} cells to train, about {expected} with {slots} slots")
+                progress.weigh({cell.cell_id: costs.student(cell).seconds for cell in current.pending})
         mirror = stack.enter_context(_mirrored(grids, current, store, workspace, console))
 
         def listener(event: Event) -> None:

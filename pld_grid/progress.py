@@ -1,7 +1,7 @@
 """Live progress of a run: one display in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -45,9 +45,10 @@ class Progress:
         self.total = len(self.cells)
         self.finished_before = finished
         self.console = console
-        self.epochs_total = sum(max(cell.epochs, 1) for cell in self.cells.values())
+        self.weights = {cell_id: float(max(cell.epochs, 1)) for cell_id, cell in self.cells.items()}
+        self.total_work = sum(self.weights.values())
         self.epochs: dict[str, int] = {}
-        self.skipped = 0
+        self.done = self.skipped = 0.0
         self.running: dict[str, Event] = {}
         self.ended: dict[str, str] = {}
         self.started = time.monotonic()
@@ -64,6 +65,18 @@ class Progress:
         if self.live is not None:
             self.live.stop()
 
+    def weigh(self, seconds: Mapping[str, float]) -> None:
+        """What each cell is expected to take, so that the estimate need not count every epoch alike.
+
+        To be told before anything is heard.
+        """
+        self.weights |= seconds
+        self.total_work = sum(self.weights.values())
+
+    def _work(self, cell_id: str, epochs: int) -> float:
+        """The part of all work that some epochs of a cell are; it has one at least."""
+        return self.weights[cell_id] * epochs / max(self.cells[cell_id].epochs, 1)
+
     def count(self, state: str) -> int:
         """How many cells ended in a state."""
         return sum(ended == state for ended in self.ended.values())
@@ -78,14 +91,14 @@ class Progress:
             return
         if event.kind == "started":
             # Epochs of an earlier run are no work of this one: they must not flatter the estimate.
-            self.skipped += max(0, event.epoch - self.epochs.get(event.cell_id, 0))
-        self.epochs[event.cell_id] = max(event.epoch, self.epochs.get(event.cell_id, 0))
+            self.skipped += self._work(event.cell_id, max(0, event.epoch - self.epochs.get(event.cell_id, 0)))
+        self._reach(event.cell_id, event.epoch)
         if event.kind in ("started", "epoch"):
             self.running[event.cell_id] = event
             return
         self.running.pop(event.cell_id, None)
         self.ended[event.cell_id] = event.kind
-        self.epochs[event.cell_id] = max(cell.epochs, 1)
+        self._reach(event.cell_id, max(cell.epochs, 1))
         result = f"top-1 {event.metrics['top1']:.2f} %" if event.kind == "finished" else event.reason
         line = Text(f"[{len(self.ended):>{len(str(self.total))}}/{self.total}] ")
         line.append(event.kind, style="green" if event.kind == "finished" else "bold red")
@@ -100,11 +113,15 @@ class Progress:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
+    def _reach(self, cell_id: str, epoch: int) -> None:
+        before = self.epochs.get(cell_id, 0)
+        self.epochs[cell_id] = max(epoch, before)
+        self.done += self._work(cell_id, self.epochs[cell_id] - before)
+
     def _timing(self) -> str:
         elapsed = self.elapsed
-        done = sum(self.epochs.values())
-        fresh = done - self.skipped
-        eta = f", eta {duration(elapsed / fresh * (self.epochs_total - done))}" if fresh > 0 else ""
+        fresh = self.done - self.skipped
+        eta = f", eta {duration(elapsed / fresh * (self.total_work - self.done))}" if fresh > 0 else ""
         return f"{duration(elapsed)}{eta}"
 
     def __rich__(self) -> RenderableType:
@@ -116,7 +133,7 @@ class Progress:
             (f", {self.finished_before} finished before" if self.finished_before else "", "dim"),
             f"   {self._timing()}",
         )  # fmt: skip
-        bar = ProgressBar(total=self.epochs_total, completed=sum(self.epochs.values()), width=60)
+        bar = ProgressBar(total=self.total_work, completed=self.done, width=60)
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("running")
         table.add_column("epoch", justify="right")

@@ -81,7 +81,7 @@ class Service:
 
     def start(self, command: str, *arguments: str) -> "subprocess.Popen[str]":
         """Starts `pld-grid COMMAND losses.yaml --profile tiny.yaml ...`; output is piped."""
-        needs_grid = command in ("run", "plan", "report")
+        needs_grid = command in ("run", "plan", "report", "calibrate")
         grid = ["losses.yaml", "--profile", "tiny.yaml"] if needs_grid else []
         return subprocess.Popen(
             [sys.executable, "-c", "from pld_grid.cli import main; main()", command, *grid, *arguments],

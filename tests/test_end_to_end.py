@@ -148,7 +148,7 @@ def test_a_killed_worker_is_started_again_with_the_same_numbers(
 def test_a_worker_that_always_dies_fails_its_cells_and_no_others(tmp_path: Path, database: Path) -> None:
     # A model whose making ends the process, as the kernel does with one that eats all memory.
     profile = PROFILE.replace("models:", "models:\n  deadly: {architecture: test_resnet, options: {block_args: 1}}")
-    grid = "cells: [{student: deadly, epochs: 1, loss: ce}, {student: small, epochs: 2, loss: ce}]"
+    grid = "cells: {student: [small, deadly], epochs: 1, loss: ce}"
     service = Service(tmp_path, database=database, profile=profile, grid=grid)
     (tmp_path / "sitecustomize.py").write_text(
         "import os, timm\n"
@@ -156,10 +156,31 @@ def test_a_worker_that_always_dies_fails_its_cells_and_no_others(tmp_path: Path,
         "timm.create_model = lambda *a, **k: os._exit(1) if 'block_args' in k else made(*a, **k)\n"
     )
     service.environment["PYTHONPATH"] = str(tmp_path)
-    _, err = service.run("run", "--cohort-size", "1", code=1)
-    assert err.count("a worker died; its cohort goes on from its checkpoints") == 3
-    assert "its worker died 4 times" in err
+    _, err = service.run("run", code=1)
+    # Three retries of the cohort of two, then one of the deadly half.
+    assert err.count("a worker died; its cohort goes on from its checkpoints") == 4
+    assert "split in two: its worker died 4 times" in err
+    assert "its worker died 2 times" in err
     assert "1 cells trained" in err
+
+
+def test_a_calibration_prices_the_plan(tmp_path: Path, database: Path) -> None:
+    service = Service(tmp_path, database=database)
+    out, _ = service.run("plan")
+    assert "cost: not known yet" in out
+    out, _ = service.run("calibrate")
+    measured = int(out.split(" parts measured")[0].split()[-1])
+    assert measured > 3
+    out, _ = service.run("calibrate")
+    assert f"0 parts measured, {measured} known" in out
+    plan = json.loads(service.run("plan", "--json", "--slots", "1")[0])
+    costs = {name: found["cpu_hours"] for name, found in plan["costs"].items()}
+    assert 0 < costs["as planned"] < costs["without cohorts"]
+    assert plan["costs"]["as planned"]["seconds"] > 3600 * costs["as planned"]
+    _, err = service.run("plan", "--device", "Abacus", code=2)
+    assert 'no calibration of "Abacus"' in err
+    _, err = service.run("run")
+    assert "9 cells to train, about" in err
 
 
 def test_ctrl_c_in_the_first_epoch_is_cancelled_too(tmp_path: Path, database: Path) -> None:

@@ -70,6 +70,25 @@ def test_epochs_of_an_earlier_run_do_not_flatter_the_estimate() -> None:
     assert "eta" in progress._timing()
 
 
+def test_costly_cells_weigh_more_in_the_estimate() -> None:
+    cheap, costly = make_cell(seed=1), make_cell(seed=2)
+    progress = Progress([cheap, costly], 0, _console(terminal=False))
+    progress.weigh({cheap.cell_id: 10.0, costly.cell_id: 90.0})
+    progress.hear(Event("started", cheap.cell_id, 0))
+    progress.hear(Event("epoch", cheap.cell_id, 1))
+    assert progress.done / progress.total_work == pytest.approx(0.1 / 3)
+    progress.hear(Event("finished", costly.cell_id, 3, {"top1": 1.0}))
+    assert progress.done / progress.total_work == pytest.approx(0.9 + 0.1 / 3)
+
+
+def test_a_split_cohort_is_told_and_ends_no_cell() -> None:
+    cell, console = make_cell(), _console(terminal=False)
+    progress = Progress([cell], 0, console)
+    progress.hear(Event("split", cell.cell_id, reason="2 students do not fit into memory"))
+    assert f"cohort of {cell.cell_id} split in two: 2 students do not fit into memory" in _text(console)
+    assert progress.ended == {}
+
+
 def test_strangers_are_ignored() -> None:
     progress = Progress([make_cell()], 0, _console(terminal=False))
     progress.hear(Event("finished", "0" * 16, 1, {"top1": 1.0}))
