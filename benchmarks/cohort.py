@@ -219,7 +219,9 @@ def _judge(scenario: Scenario, median: dict[str, float], peak: float) -> list[Go
     return [
         Goal(f"{name}: shell loop / cohorts", median["shell"] / median["cohorts"], 5, least=True),
         Goal(f"{name}: share of the speed-up that the floors allow", reached / allowed, 0.9, least=True),
-        Goal(f"{name}: floor / the trainer's training epochs", floor_parts / median["training"], 0.9, least=True),
+        Goal(
+            f"{name}: floor / the trainer's training epochs", median["together"] / median["training"], 0.9, least=True
+        ),
         Goal(f"{name}: the same numbers three ways", float(same), 1, least=True),
     ]
 

@@ -8,6 +8,7 @@ minutes; the others are the same rows written at once (checked, see `mirror_all`
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import tempfile
@@ -46,10 +47,10 @@ NOTHING_TO_DO = "Nothing to train"
 
 
 class Scale:
-    """A folder with two grids (all cells, and a fifth of them), one store and one MLflow."""
+    """A folder with grids (all cells, a fifth of them, one seed's), one store and one MLflow."""
 
     def __init__(self, folder: Path, cells: int) -> None:
-        self.folder, self.sizes = folder, {"few": cells // 5, "many": cells}
+        self.folder, self.sizes = folder, {"start": POINTS, "few": cells // 5, "many": cells}
         for name, size in self.sizes.items():
             (folder / name).mkdir()
             self.grid_path(name).write_text(grid_text(size))
@@ -97,7 +98,8 @@ class Scale:
 
 def expansion(scale: Scale) -> tuple[dict[str, float], float]:
     """Seconds of `load_grids` in a process that has torch loaded, by grid; bytes that a cell of a grid takes."""
-    times = alternate({name: lambda name=name: scale.load(name) for name in scale.sizes}, rounds=ROUNDS, seconds=0)
+    loads = {name: lambda name=name: scale.load(name) for name in ("few", "many")}
+    times = alternate(loads, rounds=ROUNDS, seconds=0)
     tracemalloc.start()
     grid = scale.load("many")
     held = tracemalloc.get_traced_memory()[0] / len(grid.entries)
@@ -114,6 +116,7 @@ def median_of(spent: Sequence[Spent]) -> Spent:
 def commands(scale: Scale) -> dict[str, Spent]:
     """All commands in turn on the whole grid, where everything is finished and in MLflow."""
     calls = {
+        f"plan --json, {POINTS} cells": lambda: scale.command("plan", "start", "--json", store="nothing"),
         "plan --json, empty store": lambda: scale.command("plan", "many", "--json", store="nothing"),
         "run, MLflow up to date": lambda: scale.command("run", "many"),
         "report --from store": lambda: scale.report("many", "store"),
@@ -129,6 +132,7 @@ def commands(scale: Scale) -> dict[str, Spent]:
 
 def commands_on_few(scale: Scale) -> dict[str, Spent]:
     """The same commands once, on a fifth of the cells: for how memory grows."""
+    scale.command("plan", "start")  # Python compiles what is new to it
     return {
         "plan --json, empty store": scale.command("plan", "few", "--json", store="nothing"),
         "run, MLflow up to date": scale.command("run", "few"),
@@ -169,11 +173,12 @@ def display_cpu(cells: Sequence[Cell]) -> float:
     terminal, behind = os.openpty()
 
     def drain() -> None:
-        while os.read(terminal, 65536) != b"x":
-            pass
+        # Reading fails once the other end is closed.
+        with contextlib.suppress(OSError):
+            while os.read(terminal, 65536):
+                pass
 
-    reader = threading.Thread(target=drain, daemon=True)
-    reader.start()
+    threading.Thread(target=drain, daemon=True).start()
     console = Console(file=os.fdopen(behind, "w", encoding="utf-8"), force_terminal=True, width=120)
     with Progress(cells, 0, console) as progress:
         for cell in cells:
@@ -188,8 +193,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--cells", type=int, default=10_000, help=f"a multiple of {5 * POINTS}")
     cells = parser.parse_args().cells
-    if cells < 5 * POINTS or cells % (5 * POINTS):
-        parser.error(f"--cells must be a multiple of {5 * POINTS}")
+    if cells < RUNNING or cells % (5 * POINTS):
+        parser.error(f"--cells must be a multiple of {5 * POINTS}, and at least {RUNNING}")
     with tempfile.TemporaryDirectory(prefix="pld_grid-scale-") as folder:
         measure(Scale(Path(folder), cells))
 
@@ -222,9 +227,9 @@ def measure(scale: Scale) -> None:
     running = [entry.cell for entry in scale.load("many").entries][:RUNNING]
     event, first_event = event_cpu(running[:REPORTING], scale.folder)
     display = display_cpu(running)
-    busy = event * len(running) / 60 + display
+    busy = event * RUNNING / 60 + display
     print(
-        f"\n{len(running)} cells that run and report an epoch a minute: {100 * busy:.1f} % of a core "
+        f"\n{RUNNING} cells that run and report an epoch a minute: {100 * busy:.1f} % of a core "
         f"({3600 * busy:.0f} CPU-seconds an hour)\n"
         f"  {1000 * event:.2f} ms per epoch (the first of a cell, which makes its run in MLflow: "
         f"{1000 * first_event:.1f} ms); display in a terminal {100 * display:.2f} % of a core\n"

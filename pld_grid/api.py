@@ -13,7 +13,8 @@ from rich.console import Console
 from pld_grid import records as records_module
 from pld_grid import report as report_module
 from pld_grid import track
-from pld_grid.calibration import calibrate, costs_of
+from pld_grid.calibration import calibrate, costs_of, local_device
+from pld_grid.cost import Costs, find
 from pld_grid.errors import InputError
 from pld_grid.events import Event
 from pld_grid.grid import MAX_CELLS, Grid
@@ -123,11 +124,13 @@ def _planning(
 
     machine = machine or grids[0].profile.machine
     store = Store((workspace or Workspace.default()).store)
+    costs = costs_of(store, machine, device)
+    calibration, here = costs.calibration, schedule.slots(machine, local_resources())
     return {
         "finished": _finished(grids, store),
-        "slots": slots or schedule.slots(machine, local_resources()),
+        "slots": slots or (calibration.slots if device and calibration else here),
         "cohort_size": machine.cohort_size,
-        "costs": costs_of(store, machine, device, here=True),
+        "costs": costs,
     }
 
 
@@ -168,7 +171,6 @@ def run(
     # Only a teacher's receipt can have been set aside, so a finished grid reads its receipts once.
     finished -= {i for i in teachers if store.receipt(i) is None}
     everything = make_plan(grids, finished)
-    costs = costs_of(store, machine, here=address is None)
     progress = Progress(everything.pending, len(everything.finished), console)
     with contextlib.ExitStack() as stack:
         current = everything
@@ -177,6 +179,8 @@ def run(
             resources = stack.enter_context(schedule.cluster(address))
             schedule.check_resources(machine, resources)
             slots = schedule.slots(machine, resources)
+            device = local_device(machine) if address is None else schedule.inspect(machine).device
+            costs = Costs(find(store, machine, device), machine)
             current = make_plan(grids, everything.finished, slots=slots, cohort_size=machine.cohort_size, costs=costs)
             if current.forecast is not None:
                 expected = duration(current.forecast.seconds)

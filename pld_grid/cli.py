@@ -169,10 +169,16 @@ def calibrate(
 
     loaded = _load(grids, profile, seeds, max_cells)
     machine = api.machine_of(loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort)
+    errors.print("measuring what is not known yet; up to a second or two for each part")
     calibration, measured = api.calibrate(
         loaded, _workspace(store), machine=machine, address=address, data_folder=data_dir, again=again
     )
-    output.print(f"{calibration.device}: {measured} parts measured, {len(calibration.rates)} known", soft_wrap=True)
+    output.print(
+        f"{calibration.device}: {len(measured)} parts measured, {len(calibration.rates)} known", soft_wrap=True
+    )
+    for rate in measured:
+        if not rate.fits:
+            output.print(f"does not fit into a slot's memory: {rate.what}", soft_wrap=True)
 
 
 @app.command()

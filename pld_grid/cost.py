@@ -25,17 +25,18 @@ Kind = Literal["loading", "teacher", "student"]
 
 
 class Rate(Frozen):
-    """One measured part. Seconds are per image, but for those of an epoch's end and of the start (`setup`).
+    """One measured part. Seconds are per image, but for those of a checkpoint and of the start (`setup`).
 
     `held_bytes` stay for the whole training; `peak_bytes` come on top while the part works. `loading` also knows how
-    many images the splits have.
+    many images the splits have. A part that does not fit into a slot's memory has no figures.
     """
 
     what: str
+    fits: bool = True
     train_seconds: NonNegative = 0.0
     validation_seconds: NonNegative = 0.0
     setup_seconds: NonNegative = 0.0
-    epoch_seconds: NonNegative = 0.0
+    checkpoint_seconds: NonNegative = 0.0
     held_bytes: int = 0
     peak_bytes: int = 0
     train_images: int = 0
@@ -43,13 +44,16 @@ class Rate(Frozen):
 
 
 class Calibration(Frozen):
-    """Parts measured on one kind of device, all slots busy, under one set of machine settings.
+    """Parts measured on one kind of device, as many at a time as it has slots, under one set of machine settings.
 
+    `measured` is the day of the last measurement, `commit` the code's.
     `memory_bytes` is a slot's share of the device, `base_bytes` what a trial holds before it has a model;
     `start_seconds` go by once per run, `wave_seconds` before a wave's first student trains.
     """
 
     device: str
+    measured: str
+    commit: str
     machine: MachineSettings
     slots: Count
     memory_bytes: int
@@ -134,9 +138,13 @@ def requests(cells: Iterable[Cell]) -> list[Request]:
 class Costs:
     """Prices cohorts by a calibration; without one, in student-epochs and without bytes."""
 
-    def __init__(self, calibration: Calibration | None = None) -> None:
-        self.calibration = calibration
+    def __init__(self, calibration: Calibration | None = None, machine: MachineSettings | None = None) -> None:
+        self.calibration, self.machine = calibration, machine or MachineSettings()
         self.rates = calibration.rates if calibration else {}
+
+    def fit(self, cells: Iterable[Cell]) -> bool:
+        """Whether every part of these cells fits into a slot's memory by itself."""
+        return all(self.rates[request.key].fits for request in requests(cells))
 
     def missing(self, cells: Iterable[Cell]) -> list[Request]:
         """The parts that would have to be measured first."""
@@ -154,14 +162,17 @@ class Costs:
         epoch = (
             _images(loading, cell) * part.train_seconds
             + loading.validation_images * part.validation_seconds
-            + part.epoch_seconds
+            + part.checkpoint_seconds / self.machine.checkpoint_every
         )
-        return Work(part.setup_seconds + cell.epochs * epoch, part.held_bytes)
+        # What did not fit when it was measured alone is planned alone: the trainer tries, and says so.
+        held = part.held_bytes if part.fits else self.calibration.memory_bytes
+        return Work(part.setup_seconds + cell.epochs * epoch, held)
 
     def shared(self, cells: Sequence[Cell]) -> Work:
         """What a cohort of any of these cells has to do once: they share batches and teacher.
 
-        Loader processes work beside the training: only what they are slower costs time.
+        Loader processes work beside the training: only what they are slower than the teacher and one student costs
+        time, which is a little too much for cohorts of several.
         """
         epochs = max(cell.epochs for cell in cells)
         if self.calibration is None:
@@ -182,7 +193,8 @@ class Costs:
             + max(epochs, 1) * loading.validation_images * loading.validation_seconds
             + loading.validation_images * teacher.train_seconds
         )
-        peak = max([teacher.peak_bytes, *(student.peak_bytes for student in students)])
+        published = [self.rates[teacher_key(cell.student, cell)] for cell in cells if cell.is_measurement]
+        peak = max(part.peak_bytes for part in (teacher, *students, *published))
         return Work(seconds, self.calibration.base_bytes + teacher.held_bytes + peak)
 
     @property

@@ -146,7 +146,7 @@ def make_plan(
             tuple(_cohort(groups[level][part.group], part) for part in parts) for level, parts in packed.items()
         ),
         grids={cell_id: tuple(found) for cell_id, found in names.items()},
-        forecast=_forecast(list(packed.values()), slots, costs),
+        forecast=_forecast(list(packed.values()), slots, costs, pending),
     )
 
 
@@ -226,9 +226,9 @@ def _cohort(group: list[Cell], part: Part) -> Cohort:
     return Cohort(tuple(group[place] for place in sorted(job.name for job in part.jobs)))
 
 
-def _forecast(waves: list[list[Part]], slots: int, costs: Costs) -> Forecast | None:
+def _forecast(waves: list[list[Part]], slots: int, costs: Costs, pending: list[Cell]) -> Forecast | None:
     calibration = costs.calibration
-    if calibration is None:
+    if calibration is None or not costs.fit(pending):
         return None
     return Forecast(
         device=calibration.device,

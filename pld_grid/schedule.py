@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,15 @@ def local_cpus() -> int:
         return allowed
 
 
+def local_memory() -> int:
+    """Bytes of memory that this process may use: less than the machine's in a container."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return physical
+
+
 def check_resources(machine: MachineSettings, available: dict[str, float]) -> None:
     """Raises ResourceError if one cohort needs more than the cluster has: Ray would wait for it for ever."""
     for name, wanted in (("CPU", machine.cpus_per_cohort), ("GPU", machine.gpus_per_cohort)):
@@ -106,60 +115,83 @@ def slots(machine: MachineSettings, available: dict[str, float]) -> int:
     return max(1, int(min(by_cpu, by_gpu) + 1e-9))
 
 
-class Measured(NamedTuple):
-    """What a worker measured: of which device, with how much memory, and how long it took to get there (seconds)."""
+class Worker(NamedTuple):
+    """What a fresh worker found: its device, a slot's memory and what it holds itself, and the seconds to get there."""
 
     device: str
     memory_bytes: int
     base_bytes: int
     import_seconds: float
-    ready: float
-    rates: dict[str, Rate]
+    ready_seconds: float
 
 
-def measure_costs(wanted: Sequence[Request], surroundings: Surroundings, slots: int) -> tuple[Measured, float]:
-    """Measures parts of cohorts inside `cluster`, with as many workers at a time as cohorts will have.
-
-    Returns what they found, and the seconds until a fresh worker was ready.
-    """
-    import ray
-
-    workers = max(1, min(slots, _MOST_MEASURING, len(wanted)))
-    machine = surroundings.machine
-    task = ray.remote(num_cpus=machine.cpus_per_cohort, num_gpus=machine.gpus_per_cohort, max_retries=0)(_measure)
+def inspect(machine: MachineSettings) -> Worker:
+    """Asks a worker of the cluster that we are connected to. Raises ResourceError if it cannot start."""
     started = time.time()
-    try:
-        found: list[Measured] = ray.get([task.remote(wanted[i::workers], surroundings) for i in range(workers)])
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, PldGridError) else ResourceError(one_line(f"calibration: {cause}")) from None
-    devices = {measured.device for measured in found}
+    (found,) = _ask(machine, _inspect, [machine])
+    worker: Worker = found[0]
+    return worker._replace(ready_seconds=max(0.0, found[1] - started))
+
+
+def measure_costs(wanted: Sequence[Request], surroundings: Surroundings, slots: int, device: str) -> dict[str, Rate]:
+    """Measures parts of cohorts inside `cluster`, as many at a time as cohorts will run.
+
+    Raises ResourceError if a worker dies or has another device.
+    """
+    workers = max(1, min(slots, _MOST_MEASURING, len(wanted)))
+    tasks = [(wanted[i::workers], surroundings) for i in range(workers)]
+    found = _ask(surroundings.machine, _measure, tasks)
+    devices = {device, *(name for name, _ in found)}
     if len(devices) > 1:
         raise ResourceError(f"calibration: the cluster has devices of several kinds: {listing(devices)}")
-    together = found[0]._replace(
-        memory_bytes=min(measured.memory_bytes for measured in found),
-        base_bytes=max(measured.base_bytes for measured in found),
-        rates={key: rate for measured in found for key, rate in measured.rates.items()},
-    )
-    return together, max(measured.ready for measured in found) - started
+    return {key: rate for _, rates in found for key, rate in rates.items()}
 
 
-def _measure(wanted: Sequence[Request], surroundings: Surroundings) -> Measured:
-    """In a Ray worker."""
+def _ask(machine: MachineSettings, function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
+    """Calls a function in workers with a cohort's resources, side by side."""
+    import ray
+
+    task = ray.remote(num_cpus=machine.cpus_per_cohort, num_gpus=machine.gpus_per_cohort, max_retries=0)(function)
+    try:
+        answers: list[Any] = ray.get([task.remote(argument) for argument in arguments])
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, PldGridError):
+            raise cause from None
+        raise ResourceError(one_line(f"calibration: {type(cause).__name__}: {cause}", 300)) from None
+    return answers
+
+
+def _inspect(machine: MachineSettings) -> tuple[Worker, float]:
+    """In a Ray worker; also the time at which it was ready."""
     started = time.perf_counter()
     import torch
 
-    from pld_grid.train import calibrate
+    from pld_grid.train.calibrate import resident_bytes
+    from pld_grid.train.device import device_name, device_of
 
-    machine = surroundings.machine
-    torch.set_num_threads(max(1, int(machine.cpus_per_cohort)))
-    import_seconds, ready = time.perf_counter() - started, time.time()
-    device = torch.device("cuda" if machine.gpus_per_cohort and torch.cuda.is_available() else "cpu")
-    base = 0 if device.type == "cuda" else calibrate.resident_bytes()
-    return Measured(
-        calibrate.device_name(device), calibrate.slot_memory(surroundings, device), base, import_seconds, ready,
-        calibrate.measure(wanted, surroundings, device),
-    )  # fmt: skip
+    imported, ready = time.perf_counter() - started, time.time()
+    device = device_of(machine)
+    if device.type == "cuda":
+        share, base = min(1.0, machine.gpus_per_cohort), 0
+        total = torch.cuda.get_device_properties(device).total_memory
+    else:
+        share, base = min(1.0, machine.cpus_per_cohort / local_cpus()), resident_bytes()
+        total = local_memory()
+    return Worker(device_name(device), int(share * total), base, imported, 0.0), ready
+
+
+def _measure(task: tuple[Sequence[Request], Surroundings]) -> tuple[str, dict[str, Rate]]:
+    """In a Ray worker."""
+    import torch
+
+    from pld_grid.train import calibrate
+    from pld_grid.train.device import device_name, device_of
+
+    wanted, surroundings = task
+    torch.set_num_threads(max(1, int(surroundings.machine.cpus_per_cohort)))
+    device = device_of(surroundings.machine)
+    return device_name(device), calibrate.measure(wanted, surroundings, device)
 
 
 def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None:

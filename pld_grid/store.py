@@ -48,6 +48,8 @@ class Provenance(Frozen):
     versions: dict[str, str]
     device: str
     threads: int
+    channels_last: bool = False
+    compile: bool = False
     started: float
     ended: float
 

@@ -27,11 +27,12 @@ def calibration_of(*cells: Cell, **changes: Any) -> Calibration:
         elif request.kind == "teacher":
             rate = Rate(what="t", train_seconds=2, setup_seconds=11, held_bytes=1000, peak_bytes=50)
         else:
-            rate = Rate(what="s", train_seconds=10, validation_seconds=3, setup_seconds=13, epoch_seconds=4,
+            rate = Rate(what="s", train_seconds=10, validation_seconds=3, setup_seconds=13, checkpoint_seconds=4,
                         held_bytes=300, peak_bytes=70)  # fmt: skip
         rates[request.key] = rate
     fields: dict[str, Any] = {
-        "device": "Abacus", "machine": MachineSettings(), "slots": 1, "memory_bytes": 10_000, "base_bytes": 5,
+        "device": "Abacus", "measured": "2026-11-23", "commit": "",
+        "machine": MachineSettings(), "slots": 1, "memory_bytes": 10_000, "base_bytes": 5,
         "start_seconds": 100, "wave_seconds": 20, "rates": rates,
     }  # fmt: skip
     return Calibration(**(fields | changes))
@@ -114,6 +115,27 @@ def test_loader_processes_cost_only_what_they_are_slower() -> None:
     slow.rates[cost.loading_key(cell)] = slow.rates[cost.loading_key(cell)].model_copy(update={"train_seconds": 30})
     # Beside 2 s of the teacher and 10 s of the one student, 18 of the 30 are left.
     assert Costs(slow).shared([cell]).seconds == 18 + 3 * (128 * (18 + 2) + 10) + 40
+
+
+def test_checkpoints_are_paid_as_often_as_they_are_written() -> None:
+    cell = make_distilled()
+    every, seldom = (Costs(calibration_of(cell), MachineSettings(checkpoint_every=n)) for n in (1, 4))
+    assert every.student(cell).seconds - seldom.student(cell).seconds == 3 * (4 - 1)
+
+
+def test_what_does_not_fit_is_planned_alone_and_not_forecast(grid: MakeGrid) -> None:
+    made = grid("cells: {teacher: ResNet-152, student: [ResNet-50, ViT-Small/16], loss: [kd, pld]}")
+    calibration = calibration_of(*made.cells())
+    assert [len(cohort.cells) for cohort in make_plan([made], costs=Costs(calibration)).waves[1]] == [4]
+    students = [entry.cell for entry in made.entries]
+    large = {cost.student_key(cell) for cell in students if "vit" in cell.student.architecture}
+    rates = {k: Rate(what="vit", fits=False) if k in large else rate for k, rate in calibration.rates.items()}
+    costs = Costs(calibration.model_copy(update={"rates": rates}))
+    plan = make_plan([made], costs=costs)
+    assert sorted(len(cohort.cells) for cohort in plan.waves[1]) == [1, 1, 2]
+    assert plan.forecast is None
+    vits = {cell.cell_id for cell in students if "vit" in cell.student.architecture}
+    assert make_plan([made], vits, costs=costs).forecast is not None
 
 
 def test_without_a_calibration_epochs_are_the_cost() -> None:

@@ -214,6 +214,20 @@ def test_a_changed_copy_is_checked_and_has_its_own_id() -> None:
         cell.model_copy(update={"seed": -1})
 
 
+def test_replicates_know_each_others_ids() -> None:
+    cell = make_distilled(seed=3)
+    assert cell.id_under(3) == cell.cell_id
+    assert cell.id_under(0) == make_distilled(seed=0).cell_id != cell.cell_id
+
+
+def test_a_changed_part_does_not_keep_the_text_of_the_original() -> None:
+    loss = make_distilled().loss
+    assert loss.canonical == canonical_json(loss)
+    changed = loss.model_copy(update={"standardization": "none"})
+    assert changed.canonical == canonical_json(changed) != loss.canonical
+    assert make_cell(loss=changed).cell_id == make_cell(loss=Loss.model_validate(changed.model_dump())).cell_id
+
+
 def test_cells_are_frozen_and_know_no_other_keys() -> None:
     cell = make_cell()
     with pytest.raises(ValidationError, match="frozen"):

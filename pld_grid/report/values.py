@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pld_grid.records import Record
 from pld_grid.spec import Cell
@@ -68,7 +69,7 @@ class Value:
     paper: str | None = None
     fact: bool = False
 
-    @property
+    @cached_property
     def numbers(self) -> list[float]:
         """The unrounded numbers that there are, in the order of the seeds."""
         return [sample.number for sample in self.samples if sample.number is not None]

@@ -1,22 +1,45 @@
 """Runs of one experiment, all or by tag, and the records that they give back."""
 
 import gc
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pld_grid.errors import TrackingError
 from pld_grid.records import Record
 from pld_grid.track import content
-from pld_grid.track.content import CELL_ID, LOGGED, SUBMISSION_ID
+from pld_grid.track.content import CELL_ID, LOGGED, PREFIX, SUBMISSION_ID
 from pld_grid.track.server import EXPERIMENT, connect, database_path, reporting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PAGE = 1000  # runs per request
-_Precedence = tuple[bool, int, str]
+PAGE = 250  # runs per request; MLflow takes about 0.1 MB for each while it reads them
+_BRIEFS = f"""
+    SELECT run_uuid, status, start_time, key, value FROM runs JOIN tags USING (run_uuid)
+    WHERE experiment_id = ? AND lifecycle_stage = 'active' AND key LIKE '{PREFIX}%'
+    ORDER BY start_time, run_uuid
+"""
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What of a run says which cell or submission it shows, and how far; `start_time` in milliseconds."""
+
+    run_id: str
+    status: str
+    start_time: int
+    tags: Mapping[str, str]
+
+    @property
+    def precedence(self) -> tuple[bool, int, str]:
+        """The least of several runs of one cell is the one that counts: it has metrics, or is the oldest."""
+        return LOGGED not in self.tags, self.start_time, self.run_id
 
 
 def records(
@@ -30,16 +53,49 @@ def records(
     path = database_path(tracking_uri)
     if path is not None and not path.exists():
         raise TrackingError(f"there is no MLflow database {path}")
-    found: dict[str, tuple[_Precedence, Record]] = {}
+    found: dict[str, tuple[Brief, Record]] = {}
     with reporting(tracking_uri):
         client = connect(tracking_uri)
         known = client.get_experiment_by_name(experiment)
-        for run in stream(client, known.experiment_id) if known else ():
-            record = content.record(run.info.run_id, run.data.tags)
-            if record is not None and (record.cell_id not in found or precedence(run) < found[record.cell_id][0]):
-                found[record.cell_id] = precedence(run), record
+        for run in survey(tracking_uri, client, known.experiment_id) if known else ():
+            record = content.record(run.run_id, run.tags)
+            if record is None:
+                continue
+            if record.cell_id not in found or run.precedence < found[record.cell_id][0].precedence:
+                found[record.cell_id] = run, record
     wanted = found if cell_ids is None else [cell_id for cell_id in dict.fromkeys(cell_ids) if cell_id in found]
     return {cell_id: found[cell_id][1] for cell_id in wanted}
+
+
+def survey(tracking_uri: str, client: "MlflowClient", experiment_id: str) -> Iterable[Brief]:
+    """All runs of an experiment in brief, oldest first.
+
+    MLflow's client makes an object of every parameter and metric, 80 for each run, which for thousands of runs takes
+    many times as long as what is needed. So an embedded database is asked for just that; if it is not laid out as
+    expected, the client still is.
+    """
+    path = database_path(tracking_uri)
+    found = _from_database(path, experiment_id) if path is not None else None
+    return found if found is not None else map(brief, stream(client, experiment_id))
+
+
+def _from_database(path: Path, experiment_id: str) -> list[Brief] | None:
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute(_BRIEFS, (experiment_id,))
+            runs = groupby(rows, key=lambda row: row[:3])
+            return [
+                Brief(run_id, status, start_time, {name: value for *_, name, value in tags})
+                for (run_id, status, start_time), tags in runs
+            ]
+    except sqlite3.Error:
+        return None
+
+
+def brief(run: "Run") -> Brief:
+    """What `survey` tells of a run."""
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith(PREFIX)}
+    return Brief(run.info.run_id, run.info.status, run.info.start_time, tags)
 
 
 def stream(client: "MlflowClient", experiment_id: str, query: str = "") -> "Iterator[Run]":
@@ -56,19 +112,14 @@ def stream(client: "MlflowClient", experiment_id: str, query: str = "") -> "Iter
             return
 
 
-def index(runs: "Iterable[Run]") -> "dict[str, Run]":
+def index(runs: Iterable[Brief]) -> dict[str, Brief]:
     """Runs by cell or submission id. Of two runs of one cell, every process picks the same."""
-    found: dict[str, Run] = {}
+    found: dict[str, Brief] = {}
     for run in runs:
-        key = run.data.tags.get(CELL_ID) or run.data.tags.get(SUBMISSION_ID)
-        if key and (key not in found or precedence(run) < precedence(found[key])):
+        key = run.tags.get(CELL_ID) or run.tags.get(SUBMISSION_ID)
+        if key and (key not in found or run.precedence < found[key].precedence):
             found[key] = run
     return found
-
-
-def precedence(run: "Run") -> _Precedence:
-    """The least of several runs of one cell is the one that counts: it has metrics, or is the oldest."""
-    return LOGGED not in run.data.tags, run.info.start_time, run.info.run_id
 
 
 @contextmanager

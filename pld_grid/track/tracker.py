@@ -25,7 +25,7 @@ from pld_grid.track.content import (
     STATUS,
     SUBMISSION_ID,
 )
-from pld_grid.track.runs import index, precedence, stream
+from pld_grid.track.runs import Brief, brief, index, stream, survey
 from pld_grid.track.server import EXPERIMENT, connect, experiment_id, prepare_database, public_uri, reporting
 from pld_grid.track.submission import Submission
 
@@ -146,10 +146,10 @@ class Tracker:
         found: list[str] = []
         with self._reporting():
             client, experiment = self._connected()
-            runs = index(stream(client, experiment))
+            runs = index(survey(self.tracking_uri, client, experiment))
             for known in list(self._known_submissions().values()):
                 run = runs.get(known.submission_id)
-                if run is None or run.info.status != STATUS[known.state]:
+                if run is None or run.status != STATUS[known.state]:
                     found.append(known.submission_id)
             for cell_id in sorted(self.store.cell_ids()):
                 try:
@@ -250,15 +250,15 @@ class Tracker:
             tags[LOGGED] = str(max(progress.epochs[-1].epoch, int(had.get(LOGGED, -1))))
         return tags
 
-    def _is_current(self, cell_id: str, run: "Run | None") -> bool:
+    def _is_current(self, cell_id: str, run: Brief | None) -> bool:
         mirror = self.store.mirror(cell_id)
-        if run is None or mirror is None or (mirror.run_id, mirror.tracking_uri) != (run.info.run_id, self.address):
+        if run is None or mirror is None or (mirror.run_id, mirror.tracking_uri) != (run.run_id, self.address):
             return run is None and _cell(self.store, cell_id, self.store.progress(cell_id)) is None
-        had = run.data.tags
+        had = run.tags
         if mirror.state in ("finished", "diverged"):
             # Final: no need to read the receipt, which makes this fast where nearly every cell is done.
             grids = {grid for each in self._submissions_of(cell_id) for grid in each.cells[cell_id]}
-            same = had.get(STATE) == mirror.state and run.info.status == STATUS[mirror.state]
+            same = had.get(STATE) == mirror.state and run.status == STATUS[mirror.state]
             return same and grids <= set(had.get(GRIDS, "").split(","))
         progress = self.store.progress(cell_id)
         cell = _cell(self.store, cell_id, progress)
@@ -266,7 +266,7 @@ class Tracker:
             return True
         state = progress.state if progress else "unfinished"
         wanted = self._tags(cell, progress, had)
-        return run.info.status == STATUS[state] and all(had.get(name) == value for name, value in wanted.items())
+        return run.status == STATUS[state] and all(had.get(name) == value for name, value in wanted.items())
 
     def _upload(self, run_id: str, receipt: Receipt) -> None:
         client, _ = self._connected()
@@ -335,7 +335,8 @@ class Tracker:
 
     def _found(self, tag: str, value: str) -> "Run | None":
         client, experiment = self._connected()
-        return index(stream(client, experiment, f"tags.`{tag}` = '{value}'")).get(value)
+        runs = stream(client, experiment, f"tags.`{tag}` = '{value}'")
+        return min(runs, key=lambda run: brief(run).precedence, default=None)
 
     def _created(self, tag: str, tags: dict[str, str], name: str, started: float) -> "Run":
         from mlflow.exceptions import MlflowException
@@ -344,7 +345,7 @@ class Tracker:
         client.create_run(experiment, start_time=int(started * 1000), tags=tags, run_name=name)
         # MLflow has no unique tags. If somebody else created one meanwhile, all agree on which one stays.
         runs = list(stream(client, experiment, f"tags.`{tag}` = '{tags[tag]}'"))
-        chosen = min(runs, key=precedence)
+        chosen = min(runs, key=lambda run: brief(run).precedence)
         for run in runs:
             if run is not chosen and LOGGED not in run.data.tags:
                 with suppress(MlflowException):  # somebody else has deleted it

@@ -8,6 +8,7 @@ import itertools
 import os
 import statistics
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,11 +19,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pld_grid.cost import Rate, Request
+from pld_grid.cost import FOLDER, Rate, Request
 from pld_grid.spec import Cell, Loss
 from pld_grid.store import Store
 from pld_grid.train import data
 from pld_grid.train.cohort import Surroundings
+from pld_grid.train.device import out_of_memory
 from pld_grid.train.loader import Loader, to_device
 from pld_grid.train.losses import TeacherBatch
 from pld_grid.train.student import Student
@@ -32,40 +34,26 @@ _CALLS = 5  # likewise
 _WARM_UP = 2
 
 
-def device_name(device: torch.device) -> str:
-    """What a calibration is kept under: the GPU's or the processor's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else "CPU"
-
-
-def slot_memory(surroundings: Surroundings, device: torch.device) -> int:
-    """Bytes of the device that one cohort may count on."""
-    machine = surroundings.machine
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * min(1, machine.gpus_per_cohort))
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(total * min(1, machine.cpus_per_cohort / len(os.sched_getaffinity(0))))
-
-
 def resident_bytes() -> int:
     """Memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(wanted: Sequence[Request], surroundings: Surroundings, device: torch.device) -> dict[str, Rate]:
-    """Measures parts one after another; by key. A part that does not fit into memory is left out."""
+    """Measures parts one after another; by key.
+
+    Raises DataError if the dataset is missing or too small for a batch.
+    """
     bench = _Bench(surroundings, device)
     rates = {}
     for request in wanted:
         try:
             rates[request.key] = getattr(bench, request.kind)(request)
-        except torch.OutOfMemoryError:
-            continue
-        finally:
-            gc.collect()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            rates[request.key] = Rate(what=f"{request.kind} {request.model.architecture}", fits=False)
+        gc.collect()
     return rates
 
 
@@ -151,24 +139,25 @@ class _Bench:
             train_seconds=train,
             validation_seconds=validation,
             setup_seconds=setup,
-            epoch_seconds=self._checkpoint_seconds(student),
+            checkpoint_seconds=self._checkpoint_seconds(student),
             held_bytes=student.held_bytes(),
             peak_bytes=peak,
         )
 
     def _checkpoint_seconds(self, student: Student) -> float:
-        """What a checkpoint costs per epoch, in the store that it will go to."""
-        store, name = Store(self.surroundings.store), f"probe-{os.getpid()}"
-        started = time.perf_counter()
-        store.write(student.state(), "calibration", name, durable=False)
-        seconds = time.perf_counter() - started
-        store.remove("calibration", name)
-        return seconds / self.surroundings.machine.checkpoint_every
+        """What a checkpoint costs in the store that it will go to."""
+        store, name = Store(self.surroundings.store), f"probe-{uuid.uuid4().hex[:8]}"
+        try:
+            started = time.perf_counter()
+            store.write(student.state(), FOLDER, name, durable=False)
+            return time.perf_counter() - started
+        finally:
+            store.remove(FOLDER, name)
 
     def _loader(self, cell: Cell) -> Loader:
         folder, machine = self.surroundings.data_folder, self.surroundings.machine
         splits = data.load(cell.dataset, cell.recipe, Path(folder) if folder else None)
-        return Loader(
+        loader = Loader(
             splits,
             cell.recipe,
             cell.seed,
@@ -176,6 +165,8 @@ class _Bench:
             prefetch=machine.prefetch_batches,
             pin=self.device.type == "cuda",
         )
+        loader.check_fills_a_batch(cell.dataset.name)
+        return loader
 
     def _batch(self, cell: Cell) -> tuple[Tensor, Tensor]:
         """A micro-batch of the cell's own stream, on the device as the trainer prepares it."""

@@ -23,6 +23,7 @@ from pld_grid.profile import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import Provenance, Receipt, Status, Store
 from pld_grid.train import data
+from pld_grid.train.device import device_of, out_of_memory
 from pld_grid.train.loader import Batch, Loader, on_device
 from pld_grid.train.losses import TeacherBatch
 from pld_grid.train.models import Teacher, dump_weights
@@ -34,7 +35,7 @@ _VERSIONED = ("pld_grid", "torch", "torchvision", "timm", "numpy")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a cohort runs, none of which changes a number: store, data, machine, code version."""
+    """Where a cohort runs, which is no part of the experiment: store, data, machine, code version."""
 
     store: str
     data_folder: str | None = None
@@ -77,11 +78,13 @@ def train_cohort(
             _Training(wanted, store, surroundings, hear, flush).run()
             continue
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             left = [cell for cell in wanted if cell.cell_id not in failed]
             if len(left) == 1:
-                fail_cell(store, left[0], 0, error, hear)
+                known = store.progress(left[0].cell_id)
+                epoch = known.epochs[-1].epoch if known is not None and known.epochs else 0
+                fail_cell(store, left[0], epoch, error, hear)
             else:
                 queue += reversed(Cohort(tuple(left)).halves())
                 hear(Event("split", left[0].cell_id, reason=f"{len(left)} students do not fit into memory"))
@@ -89,17 +92,6 @@ def train_cohort(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether a device or this process has no more memory to give, be it behind another error.
-
-    Of a CPU, torch says so in words alone.
-    """
-    if error is None:
-        return False
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-    return known or _out_of_memory(error.__cause__ or error.__context__)
 
 
 class _Training:
@@ -116,10 +108,7 @@ class _Training:
         _check_shared(cells)
         self.store, self.surroundings, self.listener, self.flush = store, surroundings, listener, flush
         self.machine = surroundings.machine
-        self.device = torch.device("cuda" if self.machine.gpus_per_cohort and torch.cuda.is_available() else "cpu")
-        if self.device.type == "cuda":
-            # Shapes hardly change: the fastest convolution is looked for once per shape.
-            torch.backends.cudnn.benchmark = True
+        self.device = device_of(self.machine)
         first, folder = cells[0], surroundings.data_folder
         splits = data.load(first.dataset, first.recipe, Path(folder) if folder else None)
         self.loader = Loader(
@@ -130,11 +119,8 @@ class _Training:
             prefetch=self.machine.prefetch_batches,
             pin=self.device.type == "cuda",
         )
-        if self.loader.updates_per_epoch == 0 and any(cell.epochs for cell in cells):
-            raise data.DataError(
-                f"dataset {first.dataset.name}: {self.loader.train_size} training images do not fill one batch of "
-                f"{first.recipe.batch_size}"
-            )
+        if any(cell.epochs for cell in cells):
+            self.loader.check_fills_a_batch(first.dataset.name)
         self.dtype = DTYPES[first.recipe.precision]
         self.teacher = self._teacher(cells)
         self.teacher_validation: list[Tensor] = []
@@ -162,7 +148,7 @@ class _Training:
                 student.restore(*saved)
             self.store.clear_status(cell.cell_id)
         except Exception as error:
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 raise
             self._fail(cell, 0, error)
             return
@@ -274,6 +260,8 @@ class _Training:
                 versions={name: version(name) for name in _VERSIONED},
                 device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
                 threads=torch.get_num_threads(),
+                channels_last=self.machine.channels_last,
+                compile=self.machine.compile,
                 started=student.started,
                 ended=time.time(),
             ),
@@ -284,7 +272,7 @@ class _Training:
         self.listener(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), diverged))
 
     def _leave(self, student: Student, error: Exception) -> None:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             # Its own step may be the smallest of all: it only came last.
             raise error
         self.students = [s for s in self.students if s is not student]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pld_grid.spec import Recipe
-from pld_grid.train.data._split import Indices, Split, Splits
+from pld_grid.train.data._split import DataError, Indices, Split, Splits
 from pld_grid.train.randomness import epoch_order
 
 Key = tuple[int, Indices]
@@ -69,6 +69,14 @@ class Loader:
                 prefetch_factor=prefetch if workers else None,
                 persistent_workers=workers > 0,
                 pin_memory=pin,
+            )
+
+    def check_fills_a_batch(self, dataset: str) -> None:
+        """Raises DataError if an epoch would have no update."""
+        if self.updates_per_epoch == 0:
+            raise DataError(
+                f"dataset {dataset}: {self.train_size} training images do not fill one batch of "
+                f"{self.recipe.batch_size}"
             )
 
     def train(self, epoch: int) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ from pld_grid.profile import MachineSettings
 from pld_grid.spec import Optimizer
 from pld_grid.train import calibrate
 from pld_grid.train.cohort import Surroundings
+from pld_grid.train.data import DataError
 from pld_grid.train.models import build_model, count_parameters
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def test_every_part_of_a_cohort_is_measured(tmp_path: Path, workers: int) -> Non
     assert (loading.train_images, loading.validation_images) == (1442, 355)
     assert loading.train_seconds > 0
     student = rates[cost.student_key(adam)]
-    assert min(student.train_seconds, student.validation_seconds, student.setup_seconds, student.epoch_seconds) > 0
+    assert min(student.train_seconds, student.validation_seconds, student.setup_seconds, student.checkpoint_seconds) > 0
     # Weights, gradients and two moments, in four bytes each; BatchNorm's statistics and AdamW's step counts besides.
     model = build_model(adam.student, adam.dataset, 0)
     four = 4 * 4 * count_parameters(model)
@@ -55,7 +56,7 @@ def test_the_peak_is_what_lives_at_a_time() -> None:
     assert calibrate._peak_bytes(lambda: given.add_(1).view(500, 500).t(), CPU) == 0
 
 
-def test_a_part_that_does_not_fit_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_does_not_fit_is_known_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [trainable("ce"), trainable("ce", student=RESNET)]
 
     def full(self: object, request: cost.Request) -> None:
@@ -63,4 +64,12 @@ def test_a_part_that_does_not_fit_is_left_out(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(calibrate._Bench, "student", full)
     rates = calibrate.measure(cost.requests(cells), Surroundings(store=str(tmp_path)), CPU)
-    assert rates.keys() == {cost.loading_key(cells[0])}
+    assert {key for key, rate in rates.items() if rate.fits} == {cost.loading_key(cells[0])}
+    assert {rate.what for rate in rates.values() if not rate.fits} == {"student test_vit", "student test_resnet"}
+
+
+def test_a_dataset_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
+    recipe = trainable().recipe.model_copy(update={"batch_size": 1800})
+    wanted = cost.requests([trainable(recipe=recipe)])
+    with pytest.raises(DataError, match="1442 training images do not fill one batch of 1800"):
+        calibrate.measure(wanted, Surroundings(store=str(tmp_path)), CPU)

@@ -1,5 +1,6 @@
 """A cohort that does not fit into memory: split, and the same numbers."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from trainable import numbers, train, trainable
 from pld_grid.events import Event
 from pld_grid.spec import Model, Optimizer, Recipe
 from pld_grid.store import Store
+from pld_grid.train.device import out_of_memory
 from pld_grid.train.student import Student
 
 # Many parameters, few images: with gradients and AdamW's state, some 70 MB a student.
@@ -94,3 +96,34 @@ def test_only_those_left_go_on_in_halves(tmp_path: Path, monkeypatch: pytest.Mon
         assert numbers(receipts[cell.cell_id]) == numbers(train(tmp_path / cell.cell_id, cell)[cell.cell_id])
     # From their checkpoints on, not from the start.
     assert [e.epoch for e in told if e.kind == "started" and e.cell_id == cells[2].cell_id] == [0, 1]
+
+
+def chained(outer: Exception, inner: Exception, *, cause: bool) -> Exception:
+    """An error as if raised from, or while handling, another."""
+    if cause:
+        outer.__cause__ = inner
+    else:
+        outer.__context__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("unable to mmap 1024 bytes: Cannot allocate memory (12)"), True),
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "no more"), True),
+        (chained(RuntimeError("unexpected pos"), MemoryError(), cause=False), True),
+        (chained(ValueError("could not load"), MemoryError(), cause=True), True),
+        (chained(ValueError("its own fault"), MemoryError(), cause=False), False),
+        (ValueError("the name 'out of memory' is taken"), False),
+        (RuntimeError("the shapes differ"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+    ],
+)
+def test_errors_that_mean_a_lack_of_memory(error: Exception, full: bool) -> None:
+    assert out_of_memory(error) is full
