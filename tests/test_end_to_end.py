@@ -10,7 +10,7 @@ import psutil
 import pytest
 from service import PROFILE, Service, all_gone, answer, details, family, rest, wait_for, wait_for_line
 
-from pld_grid import track
+from pld_grid import schedule, track
 from pld_grid.store import Store
 
 
@@ -156,7 +156,8 @@ def test_a_worker_that_always_dies_fails_its_cells_and_no_others(tmp_path: Path,
         "timm.create_model = lambda *a, **k: os._exit(1) if 'block_args' in k else made(*a, **k)\n"
     )
     service.environment["PYTHONPATH"] = str(tmp_path)
-    _, err = service.run("run", code=1)
+    # In one slot on any machine with two cores, so that both are one cohort.
+    _, err = service.run("run", "--cpus-per-cohort", str(schedule.local_cpus()), code=1)
     # Three retries of the cohort of two, then one of the deadly half.
     assert err.count("a worker died; its cohort goes on from its checkpoints") == 4
     assert "split in two: its worker died 4 times" in err
