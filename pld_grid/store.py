@@ -263,10 +263,9 @@ class Store:
         cell_id = receipt.cell.cell_id
         self.write_model(receipt, cell_id, "receipt.json")
         # The result stands: nothing about the tidying may fail it (a worker that outlived its driver may be writing).
-        with contextlib.suppress(StoreError):
-            self.remove(cell_id, "status.json")
-        with contextlib.suppress(StoreError):
-            self.remove(cell_id, "checkpoints")
+        for name in ("status.json", "checkpoints"):
+            with contextlib.suppress(StoreError):
+                self.remove(cell_id, name)
 
     def finished(self, cells: Iterable[Cell]) -> frozenset[str]:
         """Ids of the cells that have a receipt (finished or diverged: both are results)."""
