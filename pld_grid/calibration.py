@@ -55,13 +55,10 @@ def calibrate(
     store = Store(workspace.store)
     cells = list({cell.cell_id: cell for grid in grids for cell in grid.cells()}.values())
 
-    def known(device: str) -> cost.Calibration | None:
-        return None if again else cost.find(store, machine, device)
-
     if address is None:
         schedule.check_resources(machine, local_resources())
-        here = known(local_device(machine))
-        if here is not None and not cost.Costs(here).missing(cells):
+        here = cost.find(store, machine, local_device(machine))
+        if here is not None and not again and not cost.Costs(here).missing(cells):
             return here, ()
     store.check_writable()
     started = time.monotonic()
@@ -70,8 +67,9 @@ def calibrate(
         connecting = time.monotonic() - started
         slots = schedule.slots(machine, resources)
         worker = schedule.inspect(machine)
-        old = known(worker.device)
-        wanted = cost.Costs(old).missing(cells)
+        old = cost.find(store, machine, worker.device)
+        # What other grids need stays known, whatever is measured again.
+        wanted = cost.Costs(None if again else old).missing(cells)
         rates = schedule.measure_costs(wanted, told, slots, worker.device)
     calibration = cost.Calibration(
         device=worker.device,
