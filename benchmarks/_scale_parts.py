@@ -25,11 +25,14 @@ from pld_grid.track import Tracker, content
 POINTS = 100  # what the grid below has per seed
 NAME = "scale"
 LAUNCH = """
-import atexit, pathlib, sys
-peak = pathlib.Path(sys.argv.pop(1))
-atexit.register(lambda: peak.write_text(pathlib.Path("/proc/self/status").read_text()))
-from pld_grid.cli import main
-main()
+import os, pathlib, sys
+peak, leave = pathlib.Path(sys.argv.pop(1)), os._exit
+def note_and_leave(code):
+    peak.write_text(pathlib.Path("/proc/self/status").read_text())
+    leave(code)
+os._exit = note_and_leave
+from pld_grid.cli import script
+script()
 """
 
 

@@ -32,7 +32,7 @@ def command(folder: Path, name: str, *flags: str) -> tuple[float, str]:
         arguments += ["--tracking-uri", f"sqlite:///{database}", "--report", str(folder / "report")]
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", "from pld_grid.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from pld_grid.cli import script; script()", *arguments],
         capture_output=True, text=True,
     )  # fmt: skip
     seconds = time.perf_counter() - started

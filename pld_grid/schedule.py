@@ -40,6 +40,8 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Workers started beforehand are for tasks alone; a trial is an actor, so they would only take its time.
+    "RAY_prestart_worker_first_driver": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl-C must reach us: Tune's own handler would go on saving its own state.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

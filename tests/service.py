@@ -84,7 +84,7 @@ class Service:
         needs_grid = command in ("run", "plan", "report", "calibrate")
         grid = ["losses.yaml", "--profile", "tiny.yaml"] if needs_grid else []
         return subprocess.Popen(
-            [sys.executable, "-c", "from pld_grid.cli import main; main()", command, *grid, *arguments],
+            [sys.executable, "-c", "from pld_grid.cli import script; script()", command, *grid, *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

@@ -148,9 +148,7 @@ class _Bench:
         """What a checkpoint costs in the store that it will go to."""
         store, name = Store(self.surroundings.store), f"probe-{uuid.uuid4().hex[:8]}"
         try:
-            started = time.perf_counter()
-            store.write(student.state(), FOLDER, name, durable=False)
-            return time.perf_counter() - started
+            return self._median(lambda: store.write(student.state(), FOLDER, name, durable=False))
         finally:
             store.remove(FOLDER, name)
 

@@ -15,6 +15,9 @@ from ._rows import row_blocks
 # From this many logits on, sorting packed integers is faster than sorting floats (on a CPU).
 _PACKING_PAYS_FROM = 1 << 12
 
+# Below this many, threads of our own wait for torch's, which spin for milliseconds after their last work.
+_THREADS_PAY_FROM = 1 << 20
+
 
 def rank(logits_NC: Tensor, target_N: Tensor) -> Tensor:
     """Class indices (N, C): the label, then the other classes by descending logit, ties by class index.
@@ -49,7 +52,7 @@ def _rank_packed(logits_NC: Tensor, target_N: Tensor) -> Tensor:
 
     samples, classes = logits_NC.shape
     blocks = row_blocks(samples, classes)
-    threads = min(torch.get_num_threads(), len(blocks))
+    threads = min(torch.get_num_threads(), len(blocks)) if logits.size >= _THREADS_PAY_FROM else 1
     if threads == 1:
         for rows in blocks:
             rank_block(rows)

@@ -79,6 +79,17 @@ def test_a_second_student_computes_nothing_of_the_teacher(reference, name, stand
     assert all(shared._memory[key] is memory[key] for key in memory)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_ranking_by_several_threads_is_the_same(reference, monkeypatch, rows):
+    _, teacher, target = reference.draw(40, 1000, ties=True)
+    alone = losses.TeacherBatch(teacher, target).ranking()
+    monkeypatch.setattr(_ranking, "_THREADS_PAY_FROM", 0)
+    blocks = [slice(start, start + rows) for start in range(0, 40, rows)]
+    monkeypatch.setattr(_ranking, "row_blocks", lambda *_: blocks)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert torch.equal(alone, losses.TeacherBatch(teacher, target).ranking())
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), classes=st.integers(2, 12))
