@@ -28,8 +28,8 @@ from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
 __all__ = [
-    "RunSummary", "Workspace", "calibrate", "compare_costs", "fetch_records", "load_grid", "load_grids",
-    "load_profile", "machine_of", "paper_folder", "plan", "print_tables", "report", "run", "sync",
+    "RunSummary", "Workspace", "calibrate", "fetch_records", "load_grid", "load_grids", "load_profile", "machine_of",
+    "paper_folder", "plan", "price", "print_tables", "report", "run", "sync",
 ]  # fmt: skip
 
 MIRROR_TIMEOUT = 30.0
@@ -108,12 +108,14 @@ def plan(
     return make_plan(grids, **_planning(grids, workspace, machine, slots, device))
 
 
-def compare_costs(
+def price(
     grids: Sequence[Grid], workspace: Workspace | None = None, *, machine: MachineSettings | None = None,
     slots: int | None = None, device: str | None = None,
-) -> dict[str, Forecast]:  # fmt: skip
-    """The plan's forecast beside that of running without cohorts, or grid by grid; empty without a calibration."""
-    return compare(grids, **_planning(grids, workspace, machine, slots, device))
+) -> tuple[Plan, dict[str, Forecast]]:  # fmt: skip
+    """`plan`, and its forecast beside that of running without cohorts, or grid by grid; empty without calibration."""
+    settings = _planning(grids, workspace, machine, slots, device)
+    planned = make_plan(grids, **settings)
+    return planned, compare(planned, grids, **settings)
 
 
 def _planning(

@@ -151,12 +151,14 @@ def make_plan(
 
 
 def compare(
-    grids: Sequence[Grid], finished: Collection[str], *, slots: int, cohort_size: int | None, costs: Costs
-) -> dict[str, Forecast]:
-    """What the same grids would cost otherwise: each by itself, and with every student alone; empty if unknown."""
-    found: dict[str, Forecast] = {}
+    planned: Plan, grids: Sequence[Grid], finished: Collection[str], *, slots: int, cohort_size: int | None,
+    costs: Costs,
+) -> dict[str, Forecast]:  # fmt: skip
+    """What planned grids would cost otherwise: each by itself, and with every student alone; empty if unknown."""
+    if planned.forecast is None:
+        return {}
+    found = {"as planned": planned.forecast}
     for name, together, size in (
-        ("as planned", True, cohort_size),
         ("without sharing between grids", False, cohort_size),
         ("without cohorts", True, 1),
         ("without either", False, 1),

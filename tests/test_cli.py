@@ -22,7 +22,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     for name in ("PLD_GRID_STORE", "MLFLOW_TRACKING_URI", "PLD_GRID_DATA"):
         monkeypatch.delenv(name, raising=False)
     for name in ("errors", "output"):
-        monkeypatch.setattr(cli, name, Console(stderr=name == "errors", force_terminal=False))
+        monkeypatch.setattr(cli.console, name, Console(stderr=name == "errors", force_terminal=False))
 
     def go(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["pld-grid", *arguments])

@@ -197,7 +197,8 @@ def test_a_forecast_by_hand(grid: MakeGrid) -> None:
 def test_sharing_and_cohorts_are_compared(grid: MakeGrid) -> None:
     one, two = grid_of(grid, "loss: [kd, pld]"), grid_of(grid, "loss: [kd, dist]")
     costs = Costs(calibration_of(*one.cells(), *two.cells()))
-    found = compare([one, two], (), slots=1, cohort_size=None, costs=costs)
+    settings = {"slots": 1, "cohort_size": None, "costs": costs}
+    found = compare(make_plan([one, two], (), **settings), [one, two], (), **settings)
     work = {name: forecast.busy_seconds for name, forecast in found.items()}
     assert list(work) == ["as planned", "without sharing between grids", "without cohorts", "without either"]
     assert work["as planned"] < work["without cohorts"] < work["without either"]
@@ -211,7 +212,8 @@ def test_a_part_that_was_not_measured_gives_no_forecast(grid: MakeGrid) -> None:
     costs = Costs(calibration_of(*made.cells()))
     assert make_plan([made], costs=costs).forecast is not None
     assert make_plan([other], costs=costs).forecast is None
-    assert compare([other], (), slots=1, cohort_size=None, costs=costs) == {}
+    settings = {"slots": 1, "cohort_size": None, "costs": costs}
+    assert compare(make_plan([other], (), **settings), [other], (), **settings) == {}
     # Nothing about a finished cell has to be known.
     dist = {entry.cell.cell_id for entry in other.entries if entry.cell.loss.name == "dist"}
     assert make_plan([other], dist, costs=costs).forecast is not None

@@ -1,0 +1,45 @@
+"""`pld-grid`: parse, call the API, print. A file per family of commands."""
+
+import logging
+import os
+import sys
+
+import typer
+
+from pld_grid.cli import _plan, _run, _tracking, console
+from pld_grid.errors import PldGridError
+
+app = typer.Typer(
+    help="Experiment grids for knowledge distillation: plan, run on Ray, look in MLflow, rebuild the paper's tables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+# In the order of the help page.
+for _command in (_plan.plan, _plan.calibrate, _run.run, _run.report, _tracking.sync, _tracking.ui):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Runs a command; known errors are one line on standard error. Raises SystemExit with the exit code."""
+    try:
+        app()
+    except PldGridError as error:
+        console.errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(error.exit_code)
+
+
+def script() -> None:
+    """The console script: `main`, and gone at once."""
+    try:
+        main()
+        code: object = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    if not isinstance(code, int):
+        sys.exit(str(code))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking torch and timm apart module by module takes a second or two. What is ours is closed by now.
+    os._exit(code)

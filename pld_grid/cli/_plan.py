@@ -1,0 +1,138 @@
+"""`pld-grid plan` and `calibrate`: what grids need and what it costs."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pld_grid.cli import console
+from pld_grid.cli._options import (
+    Address,
+    CohortSize,
+    Cpus,
+    DataDir,
+    Gpus,
+    Grids,
+    MaxCells,
+    ProfileName,
+    Seeds,
+    StorePath,
+    load,
+    workspace_of,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from pld_grid.plan import Forecast
+
+
+def plan(
+    grids: Grids,
+    profile: ProfileName = "digits",
+    store: StorePath = None,
+    seeds: Seeds = None,
+    max_cells: MaxCells = None,
+    cpus_per_cohort: Cpus = None,
+    gpus_per_cohort: Gpus = None,
+    cohort_size: CohortSize = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Cohorts at a time. [default: what fits here]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Whose calibration prices the plan. [default: this machine's]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what grids need, what is finished and what the rest costs, without touching data or Ray."""
+    from pld_grid import api
+
+    loaded = load(grids, profile, seeds, max_cells)
+    machine = api.machine_of(
+        loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort, cohort_size=cohort_size
+    )
+    planned, costs = api.price(loaded, workspace_of(store), machine=machine, slots=slots, device=device)
+    summary = planned.summary()
+    summary["costs"] = {
+        name: {"seconds": cost.seconds, **dict(_device_hours(machine, cost.busy_seconds))}
+        for name, cost in costs.items()
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for key, text in (
+        ("entries", "table entries"),
+        ("student_cells", "distinct student cells"),
+        ("teacher_cells", "teacher cells to train"),
+        ("teacher_measurements", "published teachers to measure"),
+        ("finished", "cells finished"),
+        ("pending", "cells to run"),
+        ("student_epochs", "student-epochs to run"),
+        ("cohorts", "cohorts (Ray trials)"),
+        ("waves", "waves"),
+    ):
+        table.add_row(text, str(summary[key]))
+    console.output.print(table)
+    for number, wave in enumerate(summary["schedule"], 1):
+        for cohort in wave:
+            teacher = f"teacher {cohort['teacher']}" if cohort["teacher"] else "no teacher"
+            console.output.print(
+                f"wave {number}: {len(cohort['cells']):>3} cells, {cohort['epochs']} epochs, {teacher}"
+            )
+    if summary["pending"]:
+        _print_costs(costs, machine)
+
+
+def _device_hours(machine: Any, busy_seconds: float) -> list[tuple[str, float]]:
+    """What busy slots come to: GPU-hours where cohorts have GPUs, else CPU-hours."""
+    if machine.gpus_per_cohort:
+        return [("gpu_hours", machine.gpus_per_cohort * busy_seconds / 3600)]
+    return [("cpu_hours", machine.cpus_per_cohort * busy_seconds / 3600)]
+
+
+def _print_costs(costs: "dict[str, Forecast]", machine: Any) -> None:
+    from pld_grid.progress import duration
+
+    if not costs:
+        console.output.print(
+            "cost: not known yet; `pld-grid calibrate` measures these cells on this machine", soft_wrap=True
+        )
+        return
+    first = costs["as planned"]
+    console.output.print(f"\ncost on {first.device}, {first.slots} cohorts at a time", soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    table.add_column("wall-clock", justify="right")
+    table.add_column("GPU-hours" if machine.gpus_per_cohort else "CPU-hours", justify="right")
+    for name, cost in costs.items():
+        ((_, hours),) = _device_hours(machine, cost.busy_seconds)
+        table.add_row(name, duration(cost.seconds), f"{hours:.3g}")
+    console.output.print(table)
+
+
+def calibrate(
+    grids: Grids,
+    profile: ProfileName = "digits",
+    store: StorePath = None,
+    seeds: Seeds = None,
+    max_cells: MaxCells = None,
+    address: Address = None,
+    data_dir: DataDir = None,
+    cpus_per_cohort: Cpus = None,
+    gpus_per_cohort: Gpus = None,
+    again: Annotated[bool, typer.Option(help="Measure again what is known already.")] = False,
+) -> None:
+    """Measure what grids' students, teachers and batches cost here, so that `plan` and `run` know beforehand."""
+    from pld_grid import api
+
+    loaded = load(grids, profile, seeds, max_cells)
+    machine = api.machine_of(loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort)
+    console.errors.print("measuring what is not known yet; up to a second or two for each part")
+    calibration, measured = api.calibrate(
+        loaded, workspace_of(store), machine=machine, address=address, data_folder=data_dir, again=again
+    )
+    console.output.print(
+        f"{calibration.device}: {len(measured)} parts measured, {len(calibration.rates)} known", soft_wrap=True
+    )
+    for rate in measured:
+        if not rate.fits:
+            console.output.print(f"does not fit into a slot's memory: {rate.what}", soft_wrap=True)

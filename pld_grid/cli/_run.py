@@ -1,0 +1,111 @@
+"""`pld-grid run` and `report`: train, and build tables."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pld_grid.cli import console
+from pld_grid.cli._options import (
+    Address,
+    CohortSize,
+    Cpus,
+    DataDir,
+    Experiment,
+    Gpus,
+    Grids,
+    MaxCells,
+    ProfileName,
+    Seeds,
+    Source,
+    StorePath,
+    TrackingUri,
+    load,
+    workspace_of,
+)  # fmt: skip
+from pld_grid.errors import CellsFailed
+
+if TYPE_CHECKING:
+    from pld_grid.grid import Grid
+
+
+def write_report(grids: "list[Grid]", folder: str, workspace: Any, source: Literal["store", "mlflow"]) -> None:
+    from pld_grid import api
+
+    changed = api.report(grids, folder, workspace, source=source)
+    console.output.print(
+        f"{folder}: {len(changed)} files written" if changed else f"{folder}: up to date", soft_wrap=True
+    )
+
+
+def run(
+    grids: Grids,
+    profile: ProfileName = "digits",
+    store: StorePath = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    seeds: Seeds = None,
+    max_cells: MaxCells = None,
+    address: Address = None,
+    data_dir: DataDir = None,
+    cpus_per_cohort: Cpus = None,
+    gpus_per_cohort: Gpus = None,
+    cohort_size: CohortSize = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints.")] = None,
+    report_to: Annotated[str | None, typer.Option("--report", help="Also write the report into this folder.")] = None,
+    show: Annotated[bool, typer.Option(help="Print the tables at the end.")] = False,
+) -> None:
+    """Train what grids need and the store lacks; go on where an earlier run stopped."""
+    from pld_grid import api
+    from pld_grid.progress import duration
+
+    loaded = load(grids, profile, seeds, max_cells)
+    machine = api.machine_of(
+        loaded,
+        cpus_per_cohort=cpus_per_cohort,
+        gpus_per_cohort=gpus_per_cohort,
+        cohort_size=cohort_size,
+        checkpoint_every=checkpoint_every,
+    )
+    workspace = workspace_of(store, tracking_uri, experiment)
+    try:
+        done = api.run(
+            loaded, workspace, machine=machine, address=address, data_folder=data_dir, console=console.errors
+        )
+    except KeyboardInterrupt:
+        console.errors.print("interrupted: checkpoints are kept; the same command goes on from there")
+        raise typer.Exit(130) from None
+    console.errors.print(
+        f"{done.finished} cells trained in {duration(done.seconds)}, {done.diverged} diverged, {done.failed} "
+        f"failed; {done.finished_before} were finished before."
+    )
+    if report_to:
+        write_report(loaded, report_to, workspace, "store")
+    if show:
+        api.print_tables(loaded, workspace, console.output)
+    if done.failed:
+        raise CellsFailed(f"{done.failed} cells failed; the same command tries them again")
+
+
+def report(
+    grids: Grids,
+    out: Annotated[str, typer.Option(help="Folder to write. [default: reports/PROFILE]")] = "",
+    profile: ProfileName = "digits",
+    store: StorePath = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    seeds: Seeds = None,
+    max_cells: MaxCells = None,
+    source: Annotated[
+        Source, typer.Option("--from", help="Take numbers from the store or from MLflow.")
+    ] = Source.store,
+    show: Annotated[bool, typer.Option(help="Print the tables too.")] = False,
+) -> None:
+    """Rebuild tables as CSV and Markdown, ours beside the paper's."""
+    from pld_grid import api
+
+    loaded = load(grids, profile, seeds, max_cells)
+    workspace = workspace_of(store, tracking_uri, experiment)
+    folder = out or f"reports/{loaded[0].profile.name}"
+    write_report(loaded, folder, workspace, source.value)
+    if show:
+        api.print_tables(loaded, workspace, console.output, source=source.value)

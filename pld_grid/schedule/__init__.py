@@ -1,0 +1,10 @@
+"""Runs plans on Ray. The only package that imports Ray."""
+
+from pld_grid.schedule.cluster import check_resources, cluster, local_cpus, local_memory, slots
+from pld_grid.schedule.measure import Worker, inspect, measure_costs
+from pld_grid.schedule.waves import run_plan
+
+__all__ = [
+    "Worker", "check_resources", "cluster", "inspect", "local_cpus", "local_memory", "measure_costs", "run_plan",
+    "slots",
+]  # fmt: skip

@@ -1,0 +1,37 @@
+"""What runs in a Ray worker: one cohort."""
+
+from typing import Any
+
+from pld_grid.events import Event
+from pld_grid.spec import Cell
+from pld_grid.store import Store
+from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
+
+
+def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surroundings: Surroundings) -> None:
+    """One cohort, in a Ray worker. Errors end here: only a worker's death is worth another try."""
+    import torch
+    from ray import tune
+
+    # Ray exports OMP_NUM_THREADS=1; a cohort has its CPUs to itself.
+    torch.set_num_threads(max(1, int(surroundings.machine.cpus_per_cohort)))
+    cells = [Cell.model_validate(cell) for cell in cohorts[config["cohort"]]]
+    outbox: list[dict[str, Any]] = []
+
+    def send() -> None:
+        # All that an epoch's end brings goes in one report: each waits for the driver.
+        if outbox:
+            tune.report({"events": outbox.copy()})
+            outbox.clear()
+
+    def listener(event: Event) -> None:
+        outbox.append(event.to_dict())
+
+    try:
+        train_cohort(cells, surroundings, listener, send)
+    except Exception as error:
+        store = Store(surroundings.store)
+        for cell in cells:
+            if store.receipt(cell) is None:
+                fail_cell(store, cell, 0, error, listener)
+    send()
