@@ -57,12 +57,14 @@ class TeacherSettings(Frozen):
 class MachineSettings(Frozen):
     """How cells run, which is no part of the experiment: resources per cohort, loader, checkpoints.
 
-    `gpus_per_cohort` may be a fraction; `cohort_size` limits how many students share one trial. `channels_last` and
+    `gpus_per_cohort` may be a fraction; `devices_per_cohort` such shares, each with its own process, train a cohort
+    together; `cohort_size` limits how many students share one trial. `channels_last` and
     `compile` change the order in which numbers are added up, hence their last digits; the others change none.
     """
 
     cpus_per_cohort: Positive = 1
     gpus_per_cohort: NonNegative = 0
+    devices_per_cohort: Count = 1
     cohort_size: Count | None = None
     loader_workers: Annotated[int, Field(ge=0, strict=True)] = 0
     prefetch_batches: Count = 2

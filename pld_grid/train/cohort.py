@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pld_grid import stop
 from pld_grid.events import Event, Listener
 from pld_grid.plan import Cohort
 from pld_grid.profile import MachineSettings
@@ -35,12 +36,14 @@ _VERSIONED = ("pld_grid", "torch", "torchvision", "timm", "numpy")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a cohort runs, which is no part of the experiment: store, data, machine, code version."""
+    """Where a cohort runs, which is no part of the experiment: store, data, weights, machine, code version, run."""
 
     store: str
     data_folder: str | None = None
+    weights_folder: str | None = None
     machine: MachineSettings = field(default_factory=MachineSettings)
     commit: str = ""
+    run: str = ""
 
 
 def train_cohort(
@@ -52,8 +55,9 @@ def train_cohort(
     """Trains every cell that has no receipt yet, from its last checkpoint on.
 
     Cells that diverge or whose own code raises leave the cohort; the others go on with the same numbers. A cohort that
-    does not fit into memory is split in two, and both halves go on from their checkpoints. What happens is told to
-    `listener` and kept in the store; `flush` says that nothing more comes for a while (an epoch begins).
+    does not fit into memory is split in two, and both halves go on from their checkpoints. Asked to stop (see
+    `pld_grid.stop`), it keeps a checkpoint after the epoch and returns. What happens is told to `listener` and kept in
+    the store; `flush` says that nothing more comes for a while (an epoch begins).
 
     Raises:
         DataError: the dataset is missing or damaged.
@@ -69,7 +73,7 @@ def train_cohort(
         listener(event)
 
     queue = [Cohort(tuple(cells))]
-    while queue:
+    while queue and not stop.requested(store, surroundings.run):
         cohort = queue.pop()
         wanted = [cell for cell in cohort.cells if cell.cell_id not in failed and store.receipt(cell) is None]
         if not wanted:
@@ -170,6 +174,10 @@ class _Training:
                 self._finish(student)
         while self.students:
             self.flush()
+            if stop.requested(self.store, self.surroundings.run):
+                for student in self.students:
+                    self._keep(student)
+                return
             epoch = min(student.next_epoch for student in self.students)
             self._epoch(epoch, [student for student in self.students if student.next_epoch == epoch])
 
@@ -229,7 +237,6 @@ class _Training:
     # -- ends ----------------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, student: Student, images_per_second: float) -> None:
-        cell = student.cell
         try:
             record = student.end_epoch(images_per_second)
         except Diverged as error:
@@ -239,10 +246,17 @@ class _Training:
             self._leave(student, error)
             return
         if student.done or record.epoch % self.machine.checkpoint_every == 0:
-            self.store.save_checkpoint(*student.save())
-            self.listener(Event("epoch", cell.cell_id, record.epoch, dict(record.metrics)))
+            self._keep(student)
         if student.done:
             self._finish(student)
+
+    def _keep(self, student: Student) -> None:
+        """Writes a checkpoint, unless it stands already."""
+        if student.records and student.kept_epoch < student.records[-1].epoch:
+            record = student.records[-1]
+            self.store.save_checkpoint(*student.save())
+            student.kept_epoch = record.epoch
+            self.listener(Event("epoch", student.cell.cell_id, record.epoch, dict(record.metrics)))
 
     def _finish(self, student: Student, diverged: str = "") -> None:
         cell = student.cell

@@ -55,6 +55,7 @@ class Student:
         self.train_metrics = TrainMetrics()
         self.validation_metrics = ValidationMetrics(device)
         self.records: list[EpochRecord] = []
+        self.kept_epoch = -1  # of the last checkpoint
         self.started = time.time()
 
     @property
@@ -190,4 +191,5 @@ class Student:
         restore_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.records = list(manifest.epochs)
+        self.kept_epoch = manifest.epoch
         self.started = manifest.started
