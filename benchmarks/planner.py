@@ -157,7 +157,7 @@ def real_plans() -> dict[int, float]:
     }
     costs = Costs(
         Calibration(
-            device="imagined", machine=MachineSettings(), slots=1, memory_bytes=2**34, base_bytes=0, start_seconds=10,
+            device="imagined", measured="", commit="", machine=MachineSettings(), slots=1, memory_bytes=2**34, base_bytes=0, start_seconds=10,
             wave_seconds=5, rates=rates,
         )
     )  # fmt: skip
