@@ -157,8 +157,8 @@ def real_plans() -> dict[int, float]:
     }
     costs = Costs(
         Calibration(
-            device="imagined", measured="", commit="", machine=MachineSettings(), slots=1, memory_bytes=2**34, base_bytes=0, start_seconds=10,
-            wave_seconds=5, rates=rates,
+            device="imagined", measured="", commit="", machine=MachineSettings(), slots=1, memory_bytes=2**34,
+            base_bytes=0, start_seconds=10, wave_seconds=5, rates=rates,
         )
     )  # fmt: skip
     found = {}
