@@ -6,7 +6,7 @@ PROFILE ?= digits
 SEEDS ?=
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 
-.PHONY: quickstart test lint types contracts unit tables bench ui format clean
+.PHONY: quickstart test test-cluster lint types contracts unit tables bench ui format clean
 
 # Runtime and test packages are installed apart, so that the quickstart waits only for what it needs.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -40,7 +40,11 @@ contracts: .venv/.test
 	$(BIN)/lint-imports
 
 unit: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/docker/test_container_commands.py
+
+# Needs PostgreSQL's programs (Debian: apt-get install postgresql); brings up everything else on loopback.
+test-cluster: .venv/.test
+	$(BIN)/python -m pytest tests/cluster tests/docker/test_container_commands.py
 
 tables: .venv/.runtime
 	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --report reports/$(PROFILE)

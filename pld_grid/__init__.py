@@ -12,6 +12,7 @@ Importing this loads no torch, Ray or MLflow; the functions do when they need th
 
 from pld_grid.api import RunSummary, Workspace, load_grid, load_grids, plan, report, run, sync
 from pld_grid.errors import InputError, PldGridError
+from pld_grid.jobs import Submission, submit
 from pld_grid.spec import Cell
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "InputError",
     "PldGridError",
     "RunSummary",
+    "Submission",
     "Workspace",
     "load_grid",
     "load_grids",
     "plan",
     "report",
     "run",
+    "submit",
     "sync",
 ]

@@ -1,10 +1,9 @@
 """What people do with grids: load, plan, run, report, sync. The command line and notebooks call the same functions."""
 
 import contextlib
-import signal
-import threading
+import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from pld_grid import report as report_module
 from pld_grid import track
 from pld_grid.calibration import calibrate, costs_of, local_device
 from pld_grid.cost import Costs, find
-from pld_grid.errors import InputError
+from pld_grid.errors import InputError, listing
 from pld_grid.events import Event
 from pld_grid.grid import MAX_CELLS, Grid
 from pld_grid.grid import load_grid as _load_grid
@@ -24,15 +23,17 @@ from pld_grid.profile import MachineSettings, Profile, find_profile
 from pld_grid.profile import load_profile as _load_profile
 from pld_grid.progress import Progress, duration
 from pld_grid.records import Record
+from pld_grid.signals import stoppable
 from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
 __all__ = [
     "RunSummary", "Workspace", "calibrate", "fetch_records", "load_grid", "load_grids", "load_profile", "machine_of",
-    "paper_folder", "plan", "price", "print_tables", "report", "run", "sync",
+    "missing_weights", "paper_folder", "plan", "price", "print_tables", "report", "run", "sync",
 ]  # fmt: skip
 
 MIRROR_TIMEOUT = 30.0
+GRACE = 30.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,13 @@ def price(
     return planned, compare(planned, grids, **settings)
 
 
+def missing_weights(planned: Plan, weights_folder: str | None = None) -> list[str]:
+    """Names of published weights that the pending cells need and this machine has not got. Raises WeightsError."""
+    from pld_grid.train import weights
+
+    return weights.missing_weights(planned.pending, weights_folder)
+
+
 def _planning(
     grids: Sequence[Grid], workspace: Workspace | None, machine: MachineSettings | None, slots: int | None,
     device: str | None,
@@ -125,6 +133,7 @@ def _planning(
     from pld_grid import schedule
 
     machine = machine or grids[0].profile.machine
+    schedule.check_devices(machine, (cell for grid in grids for cell in grid.cells()))
     store = Store((workspace or Workspace.default()).store)
     costs = costs_of(store, machine, device)
     calibration, here = costs.calibration, schedule.slots(machine, local_resources())
@@ -143,24 +152,30 @@ def run(
     machine: MachineSettings | None = None,
     address: str | None = None,
     data_folder: str | None = None,
+    weights_folder: str | None = None,
+    grace: float = GRACE,
     console: Console | None = None,
 ) -> RunSummary:
     """Trains what the grids need and the store lacks, on a local Ray or the one at `address`.
 
-    Results are in the store, with or without MLflow. On KeyboardInterrupt the running cells become `cancelled` and
-    keep their checkpoints.
+    Results are in the store, with or without MLflow. In the main thread, Ctrl-C and SIGTERM ask running cohorts to end
+    their epoch and keep a checkpoint, for which they have `grace` seconds; a second Ctrl-C does not wait. The running
+    cells become `cancelled`.
 
     Raises:
+        KeyboardInterrupt: it was stopped.
         ResourceError: a cohort asks for more than the cluster has.
         StoreError: the store cannot be written.
-        InputError: the data folder is missing.
+        InputError: the data folder is missing, or a batch cannot be dealt out to the devices of a cohort.
+        WeightsError: published weights are missing, and must not be fetched.
     """
     from pld_grid import schedule
+    from pld_grid.train.weights import check_weights
 
     workspace = workspace or Workspace.default()
     console = console or Console(stderr=True)
     machine = machine or grids[0].profile.machine
-    told = surroundings(grids, workspace, machine, data_folder)
+    told = replace(surroundings(grids, workspace, machine, data_folder, weights_folder), run=uuid.uuid4().hex)
     if address is None:
         schedule.check_resources(machine, local_resources())
     store = Store(workspace.store)
@@ -173,11 +188,15 @@ def run(
     # Only a teacher's receipt can have been set aside, so a finished grid reads its receipts once.
     finished -= {i for i in teachers if store.receipt(i) is None}
     everything = make_plan(grids, finished)
+    schedule.check_devices(machine, everything.pending)
+    fetched = check_weights(everything.pending, weights_folder)
+    if fetched:
+        console.print(f"published weights that timm will fetch: {listing(fetched)}", soft_wrap=True)
     progress = Progress(everything.pending, len(everything.finished), console)
     with contextlib.ExitStack() as stack:
         current = everything
         if everything.pending:
-            stack.enter_context(_terminated_as_interrupted())
+            stack.enter_context(stoppable(store, told.run, grace, console))
             resources = stack.enter_context(schedule.cluster(address))
             schedule.check_resources(machine, resources)
             slots = schedule.slots(machine, resources)
@@ -249,23 +268,6 @@ def _mirrored(
                 style="yellow",
                 soft_wrap=True,
             )
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: checkpoints kept, cells cancelled."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def fetch_records(grids: Sequence[Grid], workspace: Workspace, source: Literal["store", "mlflow"]) -> dict[str, Record]:

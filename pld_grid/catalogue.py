@@ -27,7 +27,7 @@ class DatasetInfo:
     """One dataset module: what it fixes.
 
     `revision` is raised when the module is changed so that a cell would see other images, labels or splits: it is part
-    of every cell, so old results are not mistaken for new ones.
+    of every cell, so old results are not mistaken for new ones. Sizes are numbers of images, where they are known.
     """
 
     name: str
@@ -35,6 +35,9 @@ class DatasetInfo:
     channels: Literal[1, 3]
     needs_folder: bool
     revision: int = 1
+    train_size: int | None = None
+    validation_size: int | None = None
+    validation_per_class: int | None = None
 
 
 @dataclass(frozen=True)

@@ -371,7 +371,7 @@ class Store:
     def check_weights(self, cell: Cell) -> None:
         """Sets the receipt of a finished cell aside if its weights are missing or damaged: it trains again."""
         receipt = self.receipt(cell)
-        if receipt is not None and receipt.state == "finished" and self._weights(receipt) is None:
+        if receipt is not None and receipt.weights_sha256 is not None and self._weights(receipt) is None:
             self._set_aside(cell.cell_id, "receipt.json")
 
     def weights_of(self, cell: Cell) -> bytes:

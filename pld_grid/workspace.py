@@ -45,8 +45,9 @@ def local_resources() -> dict[str, float]:
 
 
 def surroundings(
-    grids: Sequence[Grid], workspace: Workspace, machine: MachineSettings, data_folder: str | None
-) -> "Surroundings":
+    grids: Sequence[Grid], workspace: Workspace, machine: MachineSettings, data_folder: str | None,
+    weights_folder: str | None = None,
+) -> "Surroundings":  # fmt: skip
     """What workers are told, in paths that hold elsewhere. Raises InputError if the data folder is missing."""
     from pld_grid.train import data
     from pld_grid.train.cohort import Surroundings
@@ -58,6 +59,7 @@ def surroundings(
     return Surroundings(
         store=workspace.store if "://" in workspace.store else str(Path(workspace.store).resolve()),
         data_folder=str(Path(data_folder).resolve()) if data_folder else None,
+        weights_folder=str(Path(weights_folder).resolve()) if weights_folder else None,
         machine=machine,
         commit=code_version(),
     )

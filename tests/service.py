@@ -59,6 +59,12 @@ table:
 """
 
 
+def isolated(home: Path) -> dict[str, str]:
+    """This environment without anybody's settings for Ray, MLflow or us, and with a home of its own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+    return kept | {"HOME": str(home), "PLD_GRID_COMMIT": "test", "COLUMNS": "200"}
+
+
 class Service:
     """A folder with a grid and a profile, and `pld-grid` run in it."""
 
@@ -71,8 +77,7 @@ class Service:
         (folder / "tiny.yaml").write_text(profile)
         (folder / "losses.yaml").write_text(grid)
         (folder / "home").mkdir(exist_ok=True)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
-        self.environment = kept | {"HOME": str(folder / "home"), "PLD_GRID_COMMIT": "test", "COLUMNS": "200"}
+        self.environment = isolated(folder / "home")
 
     @property
     def store(self) -> Path:
@@ -81,7 +86,7 @@ class Service:
 
     def start(self, command: str, *arguments: str) -> "subprocess.Popen[str]":
         """Starts `pld-grid COMMAND losses.yaml --profile tiny.yaml ...`; output is piped."""
-        needs_grid = command in ("run", "plan", "report", "calibrate")
+        needs_grid = command in ("run", "plan", "report", "calibrate", "submit")
         grid = ["losses.yaml", "--profile", "tiny.yaml"] if needs_grid else []
         return subprocess.Popen(
             [sys.executable, "-c", "from pld_grid.cli import script; script()", command, *grid, *arguments],

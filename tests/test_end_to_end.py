@@ -184,13 +184,21 @@ def test_a_calibration_prices_the_plan(tmp_path: Path, database: Path) -> None:
     assert "9 cells to train, about" in err
 
 
-def test_ctrl_c_in_the_first_epoch_is_cancelled_too(tmp_path: Path, database: Path) -> None:
+@pytest.mark.parametrize("twice", [False, True])
+def test_ctrl_c_waits_for_an_epoch_no_longer_than_its_grace_or_a_second_one(
+    tmp_path: Path, database: Path, twice: bool
+) -> None:
     grid = "cells: {student: big, epochs: 500, loss: ce}"
-    service = Service(tmp_path, database=database, profile=PROFILE.replace("test_resnet}", "resnet50}"), grid=grid)
-    process = service.start("run")
+    # One epoch of it takes minutes.
+    slow = PROFILE.replace("test_resnet}", "resnet152}").replace("image_size: 8", "image_size: 64")
+    service = Service(tmp_path, database=database, profile=slow, grid=grid)
+    process = service.start("run", "--grace", "3600" if twice else "0.1")
     begun = service.store
     wait_for(process, lambda: list(begun.glob("*/cell.json")))
     process.send_signal(signal.SIGINT)
+    if twice:
+        wait_for_line(process, "stopping after the running epochs, within 3600 s")
+        process.send_signal(signal.SIGINT)
     rest(process)
     assert process.returncode == 130
     states = [p.state for cell in Store(begun).cell_ids() if (p := Store(begun).progress(cell)) is not None]
@@ -212,6 +220,7 @@ cells:
     process.send_signal(signal.SIGINT)
     err = rest(process)
     assert process.returncode == 130, err
+    assert "stopping after the running epochs" in err
     assert "checkpoints are kept" in err
     assert "Traceback" not in err
     assert all_gone(started), details(started)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from cells import METRICS, STARTED, begin, finish, make_cell, make_distilled, make_epochs, make_measured, stop
 
-from pld_grid.errors import TrackingError
+from pld_grid.errors import InputError, TrackingError
 from pld_grid.records import from_store
 from pld_grid.spec import Cell
 from pld_grid.store import Store
@@ -31,7 +31,9 @@ from pld_grid.track import (
     public_uri,
     records,
     ui_command,
+    upgrade_database,
 )
+from pld_grid.track.runs import create
 from pld_grid.track.server import reporting
 
 
@@ -131,7 +133,9 @@ def test_a_run_name_says_what_a_measurement_is(store: Store, uri: str, tracker: 
     cell = make_measured()
     finish(store, cell, weights=None)
     tracker.sync(cell.cell_id)
-    assert run_of(uri, cell).info.run_name == "resnet152 · published weights"
+    size = cell.dataset.image_size
+    name = f"resnet152.gluon_in1k · published weights · {size} pixels, crop {cell.recipe.evaluation_crop:g}"
+    assert run_of(uri, cell).info.run_name == name
     assert rows(uri).total() == len(METRICS)
 
 
@@ -250,9 +254,9 @@ def test_two_drivers_that_both_create_a_run_agree_on_one(store: Store, uri: str,
     tags = {"pld_grid.cell_id": cell.cell_id}
     with reporting(uri):
         # Each of them looked, and found none.
-        one = tracker._created("pld_grid.cell_id", tags, "one", STARTED).info.run_id
-        two = tracker._created("pld_grid.cell_id", tags, "two", STARTED - 1).info.run_id
-        three = tracker._created("pld_grid.cell_id", tags, "three", STARTED).info.run_id
+        one = create(*tracker._connected(), "pld_grid.cell_id", tags, "one", STARTED).info.run_id
+        two = create(*tracker._connected(), "pld_grid.cell_id", tags, "two", STARTED - 1).info.run_id
+        three = create(*tracker._connected(), "pld_grid.cell_id", tags, "three", STARTED).info.run_id
     assert two == three != one
     finish(store, cell)
     tracker.sync(cell.cell_id)
@@ -555,6 +559,33 @@ def test_eight_processes_race_for_a_fresh_database(tmp_path: Path):
     assert sorted(path.name for path in (tmp_path / "new").glob("*.tmp")) == []
 
 
+def test_an_old_schema_is_brought_up_to_date_and_a_newer_one_left_alone(tmp_path: Path):
+    from alembic import command
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db import utils
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(InputError, match="is a server, and the schema is its database's"):
+        upgrade_database("https://ada:s3cret@mlflow.example.org")
+    engine = utils.create_sqlalchemy_engine(uri)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    config = utils._get_alembic_config(uri)
+    older = ScriptDirectory.from_config(config).get_revision("head").down_revision
+    command.upgrade(config, older)
+    before, latest = upgrade_database(uri)
+    assert before == older != latest
+    assert upgrade_database(uri) == (latest, latest)
+    assert query(uri, "SELECT version_num FROM alembic_version") == [(latest,)]
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    with pytest.raises(TrackingError, match=r"its schema \(ffffffffffff\) is newer than MLflow 3"):
+        upgrade_database(uri)
+    with pytest.raises(TrackingError, match=r"its schema is another MLflow version's.*pld-grid db upgrade"):
+        Tracker(Store(tmp_path / "store"), uri).sync_all()
+
+
 def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     embedded = default_tracking_uri(tmp_path)
@@ -566,6 +597,12 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert ui_command(default_tracking_uri(tmp_path)) is None
     assert public_uri("postgresql://ada:s3cret@db:5432/mlflow") == "postgresql://db:5432/mlflow"
     assert public_uri("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+    # Whatever SQLAlchemy and libpq take as a password.
+    assert (
+        public_uri("postgresql://ada:it's/a@b#c@db/mlflow?sslmode=require") == "postgresql://db/mlflow?sslmode=require"
+    )
+    assert public_uri("postgresql:///mlflow?user=ada&password=s3cret") == "postgresql:///mlflow?user=ada&password=***"
+    assert public_uri(f"sqlite:///{tmp_path}/a@b.db") == f"sqlite:///{tmp_path}/a@b.db"
 
 
 def test_an_error_is_one_line_without_the_password(store: Store):

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from pld_grid.cli import _plan, _run, _tracking, console
+from pld_grid.cli import _data, _database, _jobs, _plan, _run, _teachers, _tracking, console
 from pld_grid.errors import PldGridError
 
 app = typer.Typer(
@@ -18,6 +18,14 @@ app = typer.Typer(
 # In the order of the help page.
 for _command in (_plan.plan, _plan.calibrate, _run.run, _run.report, _tracking.sync, _tracking.ui):
     app.command()(_command)
+# What it does not know itself it hands on to `run`.
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_jobs.submit)
+for _of_job in (_jobs.status, _jobs.logs, _jobs.stop):
+    app.command()(_of_job)
+app.command("list")(_jobs.list_jobs)
+app.add_typer(_database.app, name="db")
+app.command()(_data.check_data)
+app.command()(_teachers.audit_teachers)
 
 
 def main() -> None:

@@ -19,17 +19,30 @@ class Source(StrEnum):
 Grids = Annotated[list[str], typer.Argument(metavar="GRID...", help="Grid YAML files.", show_default=False)]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile: a name in grids/profiles, or a file.")]
 StorePath = Annotated[
-    str | None, typer.Option("--store", help="Store: a folder or fsspec URI. [default: $PLD_GRID_STORE or .pld_grid]")
+    str | None, typer.Option("--store", help="Store: a folder or fsspec URI. \\[default: $PLD_GRID_STORE or .pld_grid]")
 ]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow. [default: $MLFLOW_TRACKING_URI or .pld_grid/mlflow.db]")]
-Experiment = Annotated[str | None, typer.Option(help="MLflow experiment. [default: pld_grid]")]
+TrackingUri = Annotated[
+    str | None, typer.Option(help="MLflow. \\[default: $MLFLOW_TRACKING_URI or .pld_grid/mlflow.db]")
+]
+Experiment = Annotated[str | None, typer.Option(help="MLflow experiment. \\[default: pld_grid]")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Replicates per cell: seeds 0 .. N-1, instead of the grid's.")]
 MaxCells = Annotated[int | None, typer.Option(min=1, help="Allow a grid to expand to this many cells.")]
-Cpus = Annotated[float | None, typer.Option(help="CPUs per cohort. [default: the profile's]")]
-Address = Annotated[str | None, typer.Option(help="A running Ray cluster. [default: a local one]")]
+Cpus = Annotated[float | None, typer.Option(help="CPUs per cohort. \\[default: the profile's]")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster. \\[default: a local one]")]
 DataDir = Annotated[str | None, typer.Option(envvar="PLD_GRID_DATA", help="Folder of the dataset, where it needs one.")]
-Gpus = Annotated[float | None, typer.Option(help="GPUs per cohort, may be a fraction. [default: the profile's]")]
-CohortSize = Annotated[int | None, typer.Option(help="Most students in one trial. [default: the profile's]")]
+WeightsDir = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PLD_GRID_WEIGHTS",
+        help="Folder of published weights, ARCHITECTURE.TAG.safetensors. \\[default: the hub's cache, or a download]",
+    ),
+]
+Devices = Annotated[int | None, typer.Option(help="Processes, each with its CPUs and GPUs, that train a cohort.")]
+Gpus = Annotated[float | None, typer.Option(help="GPUs per cohort, may be a fraction. \\[default: the profile's]")]
+Grace = Annotated[
+    float | None, typer.Option(min=0, help="Seconds that running cohorts have to end their epoch when stopped.")
+]
+CohortSize = Annotated[int | None, typer.Option(help="Most students in one trial. \\[default: the profile's]")]
 
 
 def load(grids: list[str], profile: str, seeds: int | None, max_cells: int | None) -> "list[Grid]":

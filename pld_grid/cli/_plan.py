@@ -13,15 +13,18 @@ from pld_grid.cli._options import (
     CohortSize,
     Cpus,
     DataDir,
+    Devices,
     Gpus,
     Grids,
     MaxCells,
     ProfileName,
     Seeds,
     StorePath,
+    WeightsDir,
     load,
     workspace_of,
 )  # fmt: skip
+from pld_grid.errors import listing
 
 if TYPE_CHECKING:
     from pld_grid.plan import Forecast
@@ -35,10 +38,12 @@ def plan(
     max_cells: MaxCells = None,
     cpus_per_cohort: Cpus = None,
     gpus_per_cohort: Gpus = None,
+    devices_per_cohort: Devices = None,
     cohort_size: CohortSize = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Cohorts at a time. [default: what fits here]")] = None,
+    weights_dir: WeightsDir = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Cohorts at a time. \\[default: what fits here]")] = None,
     device: Annotated[
-        str | None, typer.Option(help="Whose calibration prices the plan. [default: this machine's]")
+        str | None, typer.Option(help="Whose calibration prices the plan. \\[default: this machine's]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -47,10 +52,12 @@ def plan(
 
     loaded = load(grids, profile, seeds, max_cells)
     machine = api.machine_of(
-        loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort, cohort_size=cohort_size
-    )
+        loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort,
+        devices_per_cohort=devices_per_cohort, cohort_size=cohort_size,
+    )  # fmt: skip
     planned, costs = api.price(loaded, workspace_of(store), machine=machine, slots=slots, device=device)
     summary = planned.summary()
+    summary["missing_weights"] = api.missing_weights(planned, weights_dir)
     summary["costs"] = {
         name: {"seconds": cost.seconds, **dict(_device_hours(machine, cost.busy_seconds))}
         for name, cost in costs.items()
@@ -78,6 +85,9 @@ def plan(
             console.output.print(
                 f"wave {number}: {len(cohort['cells']):>3} cells, {cohort['epochs']} epochs, {teacher}"
             )
+    if summary["missing_weights"]:
+        missing = f"published weights that are not on this machine: {listing(summary['missing_weights'])}"
+        console.output.print(missing, soft_wrap=True, highlight=False)
     if summary["pending"]:
         _print_costs(costs, machine)
 

@@ -10,8 +10,10 @@ from pld_grid.cli._options import (
     CohortSize,
     Cpus,
     DataDir,
+    Devices,
     Experiment,
     Gpus,
+    Grace,
     Grids,
     MaxCells,
     ProfileName,
@@ -19,6 +21,7 @@ from pld_grid.cli._options import (
     Source,
     StorePath,
     TrackingUri,
+    WeightsDir,
     load,
     workspace_of,
 )  # fmt: skip
@@ -47,10 +50,13 @@ def run(
     max_cells: MaxCells = None,
     address: Address = None,
     data_dir: DataDir = None,
+    weights_dir: WeightsDir = None,
     cpus_per_cohort: Cpus = None,
     gpus_per_cohort: Gpus = None,
+    devices_per_cohort: Devices = None,
     cohort_size: CohortSize = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints.")] = None,
+    grace: Grace = None,
     report_to: Annotated[str | None, typer.Option("--report", help="Also write the report into this folder.")] = None,
     show: Annotated[bool, typer.Option(help="Print the tables at the end.")] = False,
 ) -> None:
@@ -63,14 +69,16 @@ def run(
         loaded,
         cpus_per_cohort=cpus_per_cohort,
         gpus_per_cohort=gpus_per_cohort,
+        devices_per_cohort=devices_per_cohort,
         cohort_size=cohort_size,
         checkpoint_every=checkpoint_every,
     )
     workspace = workspace_of(store, tracking_uri, experiment)
     try:
         done = api.run(
-            loaded, workspace, machine=machine, address=address, data_folder=data_dir, console=console.errors
-        )
+            loaded, workspace, machine=machine, address=address, data_folder=data_dir,
+            weights_folder=weights_dir, grace=api.GRACE if grace is None else grace, console=console.errors,
+        )  # fmt: skip
     except KeyboardInterrupt:
         console.errors.print("interrupted: checkpoints are kept; the same command goes on from there")
         raise typer.Exit(130) from None
@@ -88,7 +96,7 @@ def run(
 
 def report(
     grids: Grids,
-    out: Annotated[str, typer.Option(help="Folder to write. [default: reports/PROFILE]")] = "",
+    out: Annotated[str, typer.Option(help="Folder to write. \\[default: reports/PROFILE]")] = "",
     profile: ProfileName = "digits",
     store: StorePath = None,
     tracking_uri: TrackingUri = None,

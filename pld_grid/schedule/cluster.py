@@ -9,6 +9,9 @@ from typing import Any
 
 from pld_grid.errors import ResourceError
 from pld_grid.profile import MachineSettings
+from pld_grid.schedule.address import check_reachable
+
+_PORT, _CLIENT_PORT = 6379, 10001
 
 # Read by Ray when it is imported or started, hence set here and not at the call.
 _ENVIRONMENT = {
@@ -49,6 +52,8 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         options |= {"address": "local", "include_dashboard": False, "num_cpus": local_cpus()}
     else:
+        if address != "auto":
+            check_reachable(address, _CLIENT_PORT if address.startswith("ray://") else _PORT)
         options["address"] = address
     try:
         ray.init(**options)
@@ -81,16 +86,40 @@ def local_memory() -> int:
 
 def check_resources(machine: MachineSettings, available: dict[str, float]) -> None:
     """Raises ResourceError if one cohort needs more than the cluster has: Ray would wait for it for ever."""
-    for name, wanted in (("CPU", machine.cpus_per_cohort), ("GPU", machine.gpus_per_cohort)):
-        if wanted > available.get(name, 0):
+    devices = machine.devices_per_cohort
+    for name, each in (("CPU", machine.cpus_per_cohort), ("GPU", machine.gpus_per_cohort)):
+        if devices * each > available.get(name, 0):
+            share = f" ({each:g} for each of {devices} devices)" if devices > 1 else ""
             raise ResourceError(
-                f"a cohort asks for {wanted:g} {name}s, the cluster has {available.get(name, 0):g} "
+                f"a cohort asks for {devices * each:g} {name}s{share}, the cluster has {available.get(name, 0):g} "
                 f"(--{name.lower()}s-per-cohort changes it)"
             )
+    nodes = _nodes(available)
+    room = sum(_room(machine, node) for node in nodes)
+    if room < devices:
+        gpus = f" and {machine.gpus_per_cohort:g} GPUs" if machine.gpus_per_cohort else ""
+        raise ResourceError(
+            f"the cluster's {len(nodes)} nodes have room for {room} devices of {machine.cpus_per_cohort:g} CPUs{gpus}, "
+            f"a cohort has {devices}"
+        )
 
 
 def slots(machine: MachineSettings, available: dict[str, float]) -> int:
     """How many cohorts can run at a time."""
-    by_cpu = available.get("CPU", 0) / machine.cpus_per_cohort
-    by_gpu = available.get("GPU", 0) / machine.gpus_per_cohort if machine.gpus_per_cohort else by_cpu
-    return max(1, int(min(by_cpu, by_gpu) + 1e-9))
+    return max(1, sum(_room(machine, node) for node in _nodes(available)) // machine.devices_per_cohort)
+
+
+def _nodes(available: dict[str, float]) -> list[dict[str, float]]:
+    """What each node has of a cluster's resources; those of a machine are one node's."""
+    if not any(name.startswith("node:") for name in available):
+        return [available]
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _room(machine: MachineSettings, node: dict[str, float]) -> int:
+    """How many devices of cohorts, which are processes, a node has room for."""
+    by_cpu = node.get("CPU", 0) / machine.cpus_per_cohort
+    by_gpu = node.get("GPU", 0) / machine.gpus_per_cohort if machine.gpus_per_cohort else by_cpu
+    return int(min(by_cpu, by_gpu) + 1e-9)

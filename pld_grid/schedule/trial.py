@@ -3,6 +3,7 @@
 from typing import Any
 
 from pld_grid.events import Event
+from pld_grid.schedule.devices import WorkerDied, train_on_devices
 from pld_grid.spec import Cell
 from pld_grid.store import Store
 from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
@@ -27,8 +28,11 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
     def listener(event: Event) -> None:
         outbox.append(event.to_dict())
 
+    train = train_on_devices if surroundings.machine.devices_per_cohort > 1 else train_cohort
     try:
-        train_cohort(cells, surroundings, listener, send)
+        train(cells, surroundings, listener, send)
+    except WorkerDied:
+        raise
     except Exception as error:
         store = Store(surroundings.store)
         for cell in cells:

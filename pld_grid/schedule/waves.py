@@ -10,8 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pld_grid import stop
 from pld_grid.events import Event, Listener
 from pld_grid.plan import Cohort, Plan
+from pld_grid.schedule.cluster import slots
+from pld_grid.schedule.devices import resources_per_device
 from pld_grid.schedule.trial import run_trial
 from pld_grid.spec import Cell
 from pld_grid.store import Status, Store
@@ -27,7 +30,8 @@ HALF_DEATHS = 1
 def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None:
     """Runs what the plan has pending, inside `cluster`; every cell ends in the store with a receipt or a status.
 
-    On KeyboardInterrupt the running cells become `cancelled`, keeping their checkpoints, and it is raised again.
+    On KeyboardInterrupt the running cells become `cancelled`, keeping their checkpoints, and it is raised again; so it
+    is once cohorts have stopped as `pld_grid.stop` asked them to.
     """
     store = Store(surroundings.store)
     for wave in plan.waves:
@@ -67,6 +71,7 @@ def _run_wave(
     cohorts: Sequence[Cohort], surroundings: Surroundings, store: Store, listener: Listener, retries: int
 ) -> list[Cohort]:
     """Runs cohorts side by side; returns those of several students whose worker died again and again."""
+    import ray
     from ray import tune
 
     machine = surroundings.machine
@@ -93,14 +98,21 @@ def _run_wave(
         run_trial, cohorts=[[c.model_dump(mode="json") for c in cohort.cells] for cohort in cohorts],
         surroundings=surroundings,
     )  # fmt: skip
-    resources = {"CPU": machine.cpus_per_cohort}
-    if machine.gpus_per_cohort:
-        resources["GPU"] = machine.gpus_per_cohort
+    if machine.devices_per_cohort > 1:
+        # The trial's own workers have them. What Ray would let wait for each other for ever must not be started.
+        resources: dict[str, float] = {"memory": 1}
+        at_a_time = slots(machine, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    else:
+        resources, at_a_time = resources_per_device(machine), None
     with tempfile.TemporaryDirectory(prefix="pld_grid-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space={"cohort": tune.grid_search(list(range(len(cohorts))))},
-            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                max_concurrent_trials=at_a_time,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
             run_config=tune.RunConfig(
                 name="wave",
                 storage_path=folder,
@@ -111,6 +123,9 @@ def _run_wave(
         )
         try:
             results = tuner.fit()
+            left = [cell for cohort in cohorts for cell in cohort.cells if cell.cell_id not in ended]
+            if left and stop.requested(store, surroundings.run):
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
             for cell in (cell for cohort in cohorts for cell in cohort.cells):
                 begun = store.cell(cell.cell_id) is not None

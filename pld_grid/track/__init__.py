@@ -7,9 +7,10 @@ MLflow is away, nothing is lost but the sight of it: the store keeps everything.
 This package is the only importer of mlflow, and loads it when first used.
 """
 
+from pld_grid.track.database import prepare_database, upgrade_database
 from pld_grid.track.mirrorer import Mirrorer
 from pld_grid.track.runs import records
-from pld_grid.track.server import EXPERIMENT, default_tracking_uri, prepare_database, public_uri, ui_command
+from pld_grid.track.server import EXPERIMENT, default_tracking_uri, public_uri, ui_command
 from pld_grid.track.submission import Submission
 from pld_grid.track.tracker import Tracker
 
@@ -23,4 +24,5 @@ __all__ = [
     "public_uri",
     "records",
     "ui_command",
+    "upgrade_database",
 ]

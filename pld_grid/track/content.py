@@ -51,8 +51,9 @@ _SHORTER = (
 def title(cell: Cell) -> str:
     """A run name that tells cells of one grid apart: `student <- teacher · pld tau=1 · lamb · seed 0`."""
     models = cell.student.architecture
-    if cell.is_measurement:
-        return f"{models} · published weights"
+    if cell.is_measurement and cell.student.pretrained is not None:
+        how = f"{cell.dataset.image_size} pixels, crop {cell.recipe.evaluation_crop:g}"
+        return f"{models}.{cell.student.pretrained.tag} · published weights · {how}"[:250]
     if cell.teacher is not None:
         models += f" <- {cell.teacher.student.architecture}"
     loss = [cell.loss.name, *(f"{name}={_brief(value)}" for name, value in cell.loss.hyperparameters.items())]

@@ -114,14 +114,16 @@ class Mirrorer:
         return True
 
     def _failed(self, error: Exception, item: str) -> None:
-        """Warns once per outage, and once per item that cannot be mirrored although MLflow is there."""
+        """Warns once per outage, and once per item or reason that MLflow refuses although it is there."""
         away = not self.tracker.reachable()
+        known = {item, str(error)} & self._refused
         if away and not self._away:
             logger.warning("%s; training goes on, and what MLflow lacks stays in the store", error)
-        elif not away and item not in self._refused:
-            self._refused.add(item)
+        elif not away and not known:
             # What is not in our tree of errors is a bug: its traceback is wanted, but not at training's expense.
             logger.warning(
                 "%s is not mirrored: %s", item, error, exc_info=None if isinstance(error, PldGridError) else error
             )
+        if not away:
+            self._refused |= {item, str(error)}
         self._away = away

@@ -1,9 +1,9 @@
-"""Runs of one experiment, all or by tag, and the records that they give back."""
+"""Runs of one experiment: all, by tag, and made; and the records that they give back."""
 
 import gc
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -110,6 +110,44 @@ def stream(client: "MlflowClient", experiment_id: str, query: str = "") -> "Iter
         token = page.token
         if not token:
             return
+
+
+def active(client: "MlflowClient", run_id: str) -> "Run | None":
+    """The run of that id unless it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def find(client: "MlflowClient", experiment_id: str, tag: str, value: str) -> "Run | None":
+    """The run with a tag; of several, the one that counts."""
+    runs = stream(client, experiment_id, f"tags.`{tag}` = '{value}'")
+    return min(runs, key=lambda run: brief(run).precedence, default=None)
+
+
+def create(
+    client: "MlflowClient", experiment_id: str, tag: str, tags: Mapping[str, str], name: str, started: float
+) -> "Run":
+    """A new run (`started` in seconds), or the one that somebody else made meanwhile: `tag` tells which are the same.
+
+    MLflow has no unique tags, but all agree on which of several runs stays.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client.create_run(experiment_id, start_time=int(started * 1000), tags=dict(tags), run_name=name)
+    runs = list(stream(client, experiment_id, f"tags.`{tag}` = '{tags[tag]}'"))
+    chosen = min(runs, key=lambda run: brief(run).precedence)
+    for run in runs:
+        if run is not chosen and LOGGED not in run.data.tags:
+            with suppress(MlflowException):  # somebody else has deleted it
+                client.delete_run(run.info.run_id)
+    return chosen
 
 
 def index(runs: Iterable[Brief]) -> dict[str, Brief]:

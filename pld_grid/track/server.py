@@ -1,18 +1,14 @@
-"""Which MLflow is meant, how the embedded one is made, and how it is kept quiet."""
+"""Which MLflow is meant, how it is kept quiet, and what its errors mean to a user."""
 
 import logging
 import os
 import re
-import sqlite3
 import sys
-import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from filelock import FileLock, Timeout
 
 from pld_grid.errors import TrackingError
 
@@ -22,8 +18,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "pld_grid"
 # Without it, MLflow's UI takes the experiment for one about language models and hides training runs.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-SCHEMA_TIMEOUT = 300  # seconds to wait for another process that makes the schema
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 
 # MLflow's own defaults wait for minutes when a server is away; our retry is the store. The user's settings win.
 _SETTINGS = {
@@ -41,22 +36,21 @@ _TRANSPORT = re.compile(r"\[Errno -?\d+\] ([\w ]+)|Read timed out|Connection abo
 
 def default_tracking_uri(folder: str | os.PathLike[str]) -> str:
     """`MLFLOW_TRACKING_URI` if it is set, else an embedded database in `folder`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path(folder).absolute() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(folder).absolute() / 'mlflow.db'}"
 
 
 def public_uri(tracking_uri: str) -> str:
     """The URI without user name and password: what may be printed and stored."""
-    parts = urlsplit(tracking_uri)
-    if "@" not in parts.netloc:
-        return tracking_uri
-    return tracking_uri.replace(parts.netloc, parts.netloc.rsplit("@", 1)[1], 1)
+    # SQLAlchemy takes any character in a password, even one that ends a URI's authority: hence up to the last @.
+    shown = re.sub(r"(?<=://)(?!/).*@", "", tracking_uri, count=1, flags=re.DOTALL)
+    return re.sub(r"(?<=[?&])(\w*(?:password|passwd|pwd|token|secret))=[^&]*", r"\1=***", shown, flags=re.IGNORECASE)
 
 
 def database_path(tracking_uri: str) -> Path | None:
     """The file behind an embedded database's URI; None for any other URI."""
-    if not tracking_uri.startswith(_SQLITE):
+    if not tracking_uri.startswith(SQLITE):
         return None
-    return Path(tracking_uri.removeprefix(_SQLITE)).absolute()
+    return Path(tracking_uri.removeprefix(SQLITE)).absolute()
 
 
 def artifact_location(tracking_uri: str) -> str | None:
@@ -91,16 +85,45 @@ def reporting(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {_brief(error, tracking_uri)}") from error
+        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {explained(error, tracking_uri)}") from error
 
 
-def _brief(error: Exception, tracking_uri: str) -> str:
-    text = str(error).replace(tracking_uri, public_uri(tracking_uri)).strip()
+def explained(error: Exception, tracking_uri: str) -> str:
+    """What went wrong between us and MLflow and what to do about it: one line, without secrets."""
+    text = _without_secrets(str(error), tracking_uri)
+    status = _http_status(error)
+    if status == 401:
+        return "401: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user and password that it knows"
+    if status == 403 and "Host header" in text:
+        name = urlsplit(public_uri(tracking_uri)).netloc
+        return f"403: it does not go by the name {name}; start it with --allowed-hosts {name}"
+    if status == 403:
+        return "403: this user may not; an administrator of it can permit EDIT on the experiment"
     # "API request to ... failed with exception HTTPConnectionPool(...): Max retries exceeded ..."
-    transport = _TRANSPORT.search(text) if text.startswith("API request to") else None
+    transport = _TRANSPORT.search(text) if text.startswith("API request to") or "ConnectionPool(" in text else None
     if transport:
         return f"cannot be reached ({(transport[1] or transport[0]).lower()})"
-    return (text.splitlines() or [type(error).__name__])[0][:300]
+    if "out-of-date database schema" in text:
+        return "its schema is another MLflow version's; make a copy of the database, then: pld-grid db upgrade"
+    # "(psycopg.OperationalError) connection failed: ..."
+    line = re.sub(r"^\([\w.]+\) ", "", (text.splitlines() or [type(error).__name__])[0])[:300]
+    refused = "password authentication failed" in line or "no password supplied" in line
+    return f"{line} (the password belongs in PGPASSWORD)" if refused else line
+
+
+def _http_status(error: Exception) -> int | None:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _without_secrets(text: str, tracking_uri: str) -> str:
+    """The text with `public_uri` in place of the URI, and without what comes before an @ in any other."""
+    for uri in (tracking_uri, tracking_uri.rstrip("/")):
+        text = text.replace(uri, public_uri(uri))
+    return re.sub(r"(?<=://)(?!/)[^\s'\"]*@", "", text).strip()
 
 
 def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
@@ -121,49 +144,6 @@ def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
             f'MLflow at {public_uri(tracking_uri)}: experiment "{name}" was deleted; restore it, or name another one'
         )
     return experiment.experiment_id
-
-
-def prepare_database(tracking_uri: str) -> None:
-    """Makes the schema of an embedded database that has none yet; does nothing for any other URI.
-
-    Processes that let MLflow make the schema at the same time, or die while it does, spoil the database for good.
-    Hence one at a time, in a file that gets its name only when it is complete.
-    """
-    path = database_path(tracking_uri)
-    if path is None or _has_schema(path):
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=SCHEMA_TIMEOUT):
-            if not _has_schema(path):
-                _make_database(path)
-    except Timeout:
-        raise TrackingError(f"MLflow at {tracking_uri}: another process holds {path}.lock") from None
-    except OSError as error:
-        raise TrackingError(f"MLflow database {path}: {error.strerror or error}") from None
-
-
-def _has_schema(path: Path) -> bool:
-    """Whether there is anything in the file; what is in it is for MLflow to judge."""
-    return path.exists() and path.stat().st_size > 0
-
-
-def _make_database(path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        connect(f"{_SQLITE}{temporary}")
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        store = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-            f"{_SQLITE}{temporary}", (path.parent / "mlartifacts").as_uri()
-        )
-        store.engine.dispose()
-        # Readers (the UI, a report) then never wait for the writer. The setting stays with the file.
-        with closing(sqlite3.connect(temporary)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def ui_command(tracking_uri: str, port: int = 5000) -> list[str] | None:

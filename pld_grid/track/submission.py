@@ -44,15 +44,22 @@ def write(store: Store, submission: Submission) -> None:
     store.write(canonical_json(submission).encode() + b"\n", FOLDER, f"{submission.submission_id}.json")
 
 
+def read(store: Store, submission_id: str) -> Submission | None:
+    """A submission as the store has it now; None if it is not there or cannot be read: it holds no results."""
+    data = store.read(FOLDER, f"{submission_id}.json")
+    try:
+        return Submission.model_validate(json.loads(data or b""))
+    except ValueError:
+        return None
+
+
 def load(store: Store) -> Iterator[Submission]:
-    """All submissions of a store, oldest first. One that cannot be read is left out: it holds no results."""
+    """All submissions of a store, oldest first."""
     try:
         names = store.fs.ls(store.path(FOLDER), detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return
-    for stem in sorted(name.rsplit("/", 1)[-1] for name in names if name.endswith(".json")):
-        data = store.read(FOLDER, stem)
-        try:
-            yield Submission.model_validate(json.loads(data or b""))
-        except ValueError:
-            continue
+    for name in sorted(name.rsplit("/", 1)[-1] for name in names if name.endswith(".json")):
+        found = read(store, name.removesuffix(".json"))
+        if found is not None:
+            yield found

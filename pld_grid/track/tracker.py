@@ -4,10 +4,12 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from filelock import FileLock, Timeout
 
 from pld_grid.errors import StoreError, TrackingError
 from pld_grid.spec import SPEC_VERSION, Cell, Scalar
@@ -25,8 +27,9 @@ from pld_grid.track.content import (
     STATUS,
     SUBMISSION_ID,
 )
-from pld_grid.track.runs import Brief, brief, index, stream, survey
-from pld_grid.track.server import EXPERIMENT, connect, experiment_id, prepare_database, public_uri, reporting
+from pld_grid.track.database import prepare_database
+from pld_grid.track.runs import Brief, active, create, find, index, survey
+from pld_grid.track.server import EXPERIMENT, connect, experiment_id, explained, public_uri, reporting
 from pld_grid.track.submission import Submission
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOCKS = ".locks"
+LOCK_TIMEOUT = 60  # seconds to wait for a process that mirrors the same cell
 BATCH = 500  # metrics per request: MLflow takes 1000 metrics, parameters and tags together, and 1 MB
 
 
@@ -134,10 +139,11 @@ class Tracker:
         """
         with self._reporting():
             known = self._known_submissions().get(item)
-            if known is not None:
-                self._sync_submission(known)
-            else:
-                self._sync_cell(item)
+            with self._alone(item):
+                if known is not None:
+                    self._sync_submission(known)
+                else:
+                    self._sync_cell(item)
 
     def outdated(self) -> list[str]:
         """Submissions and cells of the store that MLflow lacks or has an older state of; one search for all."""
@@ -167,17 +173,26 @@ class Tracker:
             TrackingError: with how many are left, and why the first of them is.
         """
         waiting = self.outdated()
-        failures: list[TrackingError | StoreError] = []
+        failures = self._sync_each(waiting)
+        if failures:
+            # Another process may have replaced a run just then: what fails twice is refused.
+            failures = self._sync_each(list(failures))
+        if failures:
+            first = next(iter(failures.values()))
+            raise TrackingError(f"{first} ({len(failures)} of {len(waiting)} not mirrored)") from first
+        return len(waiting)
+
+    def _sync_each(self, waiting: Sequence[str]) -> dict[str, TrackingError | StoreError]:
+        """Syncs every item, whatever happens to the others; returns those that failed, and why."""
+        failures: dict[str, TrackingError | StoreError] = {}
         for done, item in enumerate(waiting):
             try:
                 self.sync(item)
             except (TrackingError, StoreError) as error:
-                failures.append(error)
+                failures[item] = error
                 if not self.reachable():
                     raise TrackingError(f"{error} ({len(waiting) - done + len(failures) - 1} not mirrored)") from error
-        if failures:
-            raise TrackingError(f"{failures[0]} ({len(failures)} of {len(waiting)} not mirrored)") from failures[0]
-        return len(waiting)
+        return failures
 
     def reachable(self) -> bool:
         """Whether MLflow answers at all: tells an outage from a cell that it refuses."""
@@ -224,8 +239,9 @@ class Tracker:
             self.store.write_mirror(cell_id, mirror)
 
     def _sync_submission(self, known: Submission) -> None:
-        run = self._run_of_submission(known)
-        self._tell_status(run, STATUS[known.state], known.ended)
+        # Its driver may have ended it, and told MLflow, since we read it.
+        now = submission.read(self.store, known.submission_id) or known
+        self._tell_status(self._run_of_submission(now), STATUS[now.state], now.ended)
 
     def _tell_status(self, run: "Run", status: str, ended: float | None) -> None:
         client, _ = self._connected()
@@ -283,29 +299,33 @@ class Tracker:
             try:
                 client.log_artifacts(run_id, folder)
             except Exception as error:  # every artifact store raises its own kind
-                raise TrackingError(f"MLflow at {self.address}: cannot keep {', '.join(files)}: {error}") from error
+                reason = explained(error, self.tracking_uri)
+                raise TrackingError(f"MLflow at {self.address}: cannot keep {', '.join(files)}: {reason}") from error
 
     # -- finding runs -------------------------------------------------------------------------------------------
 
     def _run_of_cell(self, cell: Cell, progress: Progress | None) -> "Run":
+        client, experiment = self._connected()
         mirror = self.store.mirror(cell.cell_id)
         if mirror is not None and mirror.tracking_uri == self.address:
-            run = self._run(mirror.run_id)
+            run = active(client, mirror.run_id)
             if run is not None:
                 return run
-        run = self._found(CELL_ID, cell.cell_id)
+        run = find(client, experiment, CELL_ID, cell.cell_id)
         if run is not None:
             return run
         tags = {CELL_ID: cell.cell_id}
         parents = [each for each in self._submissions_of(cell.cell_id) if cell.cell_id in each.trained]
         if parents:
-            tags[PARENT] = self._run_of_submission(parents[-1]).info.run_id
-        return self._created(CELL_ID, tags, content.title(cell), _started(progress))
+            with self._alone(parents[-1].submission_id):
+                tags[PARENT] = self._run_of_submission(parents[-1]).info.run_id
+        return create(client, experiment, CELL_ID, tags, content.title(cell), _started(progress))
 
     def _run_of_submission(self, known: Submission) -> "Run":
         from mlflow.entities import Param
 
-        run = self._found(SUBMISSION_ID, known.submission_id)
+        client, experiment = self._connected()
+        run = find(client, experiment, SUBMISSION_ID, known.submission_id)
         if run is None:
             tags = {
                 SUBMISSION_ID: known.submission_id,
@@ -313,44 +333,13 @@ class Tracker:
                 PROFILE: known.profile,
                 f"{PREFIX}spec_version": str(SPEC_VERSION),
             }
-            run = self._created(SUBMISSION_ID, tags, known.name, known.started)
+            run = create(client, experiment, SUBMISSION_ID, tags, known.name, known.started)
         counts: dict[str, Scalar] = {"cells": len(known.cells), "to_train": len(known.trained)}
         values = {**known.summary, **counts, "grids": known.grids, "profile": known.profile}
         missing = [Param(k, str(v)) for k, v in values.items() if k not in run.data.params]
         if missing:
-            self._connected()[0].log_batch(run.info.run_id, params=missing)
+            client.log_batch(run.info.run_id, params=missing)
         return run
-
-    def _run(self, run_id: str) -> "Run | None":
-        """The run of that id unless it was deleted."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = self._connected()[0].get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-        return run if run.info.lifecycle_stage == "active" else None
-
-    def _found(self, tag: str, value: str) -> "Run | None":
-        client, experiment = self._connected()
-        runs = stream(client, experiment, f"tags.`{tag}` = '{value}'")
-        return min(runs, key=lambda run: brief(run).precedence, default=None)
-
-    def _created(self, tag: str, tags: dict[str, str], name: str, started: float) -> "Run":
-        from mlflow.exceptions import MlflowException
-
-        client, experiment = self._connected()
-        client.create_run(experiment, start_time=int(started * 1000), tags=tags, run_name=name)
-        # MLflow has no unique tags. If somebody else created one meanwhile, all agree on which one stays.
-        runs = list(stream(client, experiment, f"tags.`{tag}` = '{tags[tag]}'"))
-        chosen = min(runs, key=lambda run: brief(run).precedence)
-        for run in runs:
-            if run is not chosen and LOGGED not in run.data.tags:
-                with suppress(MlflowException):  # somebody else has deleted it
-                    client.delete_run(run.info.run_id)
-        return chosen
 
     # -- the connection -----------------------------------------------------------------------------------------
 
@@ -360,6 +349,21 @@ class Tracker:
             client = connect(self.tracking_uri)
             self._connection = client, experiment_id(client, self.tracking_uri, self.experiment)
         return self._connection
+
+    @contextmanager
+    def _alone(self, item: str) -> Iterator[None]:
+        """Of the processes that share a store's folder, one at a time mirrors an item; the next ones find it done.
+
+        Only MLflow is common to others: their runs of one cell become one, whose epochs are the first one's who logs.
+        """
+        if not self.store.local:
+            yield
+            return
+        try:
+            with FileLock(self.store.path(LOCKS, item), timeout=LOCK_TIMEOUT):
+                yield
+        except Timeout:
+            raise TrackingError(f"MLflow at {self.address}: another process is still mirroring {item}") from None
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:

@@ -8,11 +8,12 @@ Shape suffixes: N images, C channels or classes, H and W pixels.
 
 import gc
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from pld_grid.spec import Cell
 from pld_grid.store import Provenance, Receipt, Status, Store
 from pld_grid.train import data
 from pld_grid.train.device import device_of, out_of_memory
+from pld_grid.train.group import Failed, Group, GroupBroken
 from pld_grid.train.loader import Batch, Loader, on_device
 from pld_grid.train.losses import TeacherBatch
 from pld_grid.train.models import Teacher, dump_weights
@@ -32,6 +34,7 @@ from pld_grid.train.student import DTYPES, Diverged, Student
 
 # Packages that can change a number.
 _VERSIONED = ("pld_grid", "torch", "torchvision", "timm", "numpy")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def train_cohort(
     surroundings: Surroundings,
     listener: Listener = lambda _: None,
     flush: Callable[[], None] = lambda: None,
+    group: Group | None = None,
 ) -> None:
     """Trains every cell that has no receipt yet, from its last checkpoint on.
 
@@ -59,30 +63,39 @@ def train_cohort(
     `pld_grid.stop`), it keeps a checkpoint after the epoch and returns. What happens is told to `listener` and kept in
     the store; `flush` says that nothing more comes for a while (an epoch begins).
 
+    All processes of a group call this with the same cells and settings, and get the same numbers up to rounding as one
+    process does. The first one alone writes to the store, calls `listener` and `flush`. Of a process that raises, the
+    others must be ended, or will raise GroupBroken once it is gone.
+
     Raises:
         DataError: the dataset is missing or damaged.
         StoreError: the store cannot be used, or the teacher's weights are missing.
         ValueError: the cells do not share batches and teacher.
     """
-    store = Store(surroundings.store)
+    group = group or Group()
+    store = group.store(surroundings.store)
     failed: set[str] = set()
 
     def hear(event: Event) -> None:
         if event.kind == "failed":
             failed.add(event.cell_id)
-        listener(event)
+        if group.first:
+            listener(event)
+
+    def unfinished(cohort: Cohort) -> list[Cell]:
+        return [cell for cell in cohort.cells if cell.cell_id not in failed and store.receipt(cell) is None]
 
     queue = [Cohort(tuple(cells))]
-    while queue and not stop.requested(store, surroundings.run):
-        cohort = queue.pop()
-        wanted = [cell for cell in cohort.cells if cell.cell_id not in failed and store.receipt(cell) is None]
+    while queue and not group.decide(lambda: stop.requested(store, surroundings.run)):
+        wanted = group.decide(partial(unfinished, queue.pop()))
         if not wanted:
             continue
         try:
-            _Training(wanted, store, surroundings, hear, flush).run()
+            _Training(wanted, store, surroundings, hear, flush if group.first else lambda: None, group).run()
             continue
         except Exception as error:
-            if not out_of_memory(error):
+            # In a group, only what all processes have agreed on finds them at the same place.
+            if not out_of_memory(error) or (group.size > 1 and not isinstance(error, Failed)):
                 raise
             left = [cell for cell in wanted if cell.cell_id not in failed]
             if len(left) == 1:
@@ -108,11 +121,22 @@ class _Training:
         surroundings: Surroundings,
         listener: Listener,
         flush: Callable[[], None],
+        group: Group | None = None,
     ) -> None:
         _check_shared(cells)
         self.store, self.surroundings, self.listener, self.flush = store, surroundings, listener, flush
+        self.group = group or Group()
         self.machine = surroundings.machine
         self.device = device_of(self.machine)
+        with self.group.together():
+            self._prepare(cells)
+        self.teacher_validation: list[Tensor] = []
+        self.students: list[Student] = []
+        for cell in cells:
+            self._add(cell)
+
+    def _prepare(self, cells: list[Cell]) -> None:
+        surroundings = self.surroundings
         first, folder = cells[0], surroundings.data_folder
         splits = data.load(first.dataset, first.recipe, Path(folder) if folder else None)
         self.loader = Loader(
@@ -122,21 +146,19 @@ class _Training:
             workers=self.machine.loader_workers,
             prefetch=self.machine.prefetch_batches,
             pin=self.device.type == "cuda",
+            rank=self.group.rank,
+            size=self.group.size,
         )
         if any(cell.epochs for cell in cells):
             self.loader.check_fills_a_batch(first.dataset.name)
         self.dtype = DTYPES[first.recipe.precision]
         self.teacher = self._teacher(cells)
-        self.teacher_validation: list[Tensor] = []
-        self.students: list[Student] = []
-        for cell in cells:
-            self._add(cell)
 
     def _teacher(self, cells: list[Cell]) -> Teacher | None:
         cell = Cohort(tuple(cells)).teacher
         if cell is None:
             return None
-        teacher = Teacher(cell, self.store).to(self.device)
+        teacher = Teacher(cell, self.store, self.surroundings.weights_folder).to(self.device)
         if self.machine.channels_last:
             teacher = teacher.to(memory_format=torch.channels_last)
         if self.machine.compile:
@@ -144,15 +166,20 @@ class _Training:
         return teacher
 
     def _add(self, cell: Cell) -> None:
+        updates, accumulation = self.loader.updates_per_epoch, self.loader.accumulation
         try:
-            self.store.write_cell(cell)
-            student = Student(cell, self.device, self.machine, self.loader.updates_per_epoch, self.loader.accumulation)
-            saved = self.store.load_checkpoint(cell)
-            if saved is not None:
-                student.restore(*saved)
-            self.store.clear_status(cell.cell_id)
+            saved = self.group.decide(lambda: self.store.load_checkpoint(cell))
+            with self.group.together():
+                self.store.write_cell(cell)
+                student = Student(
+                    cell, self.device, self.machine, updates, accumulation, self.group,
+                    self.surroundings.weights_folder,
+                )  # fmt: skip
+                if saved is not None:
+                    student.restore(*saved)
+                self.store.clear_status(cell.cell_id)
         except Exception as error:
-            if out_of_memory(error):
+            if out_of_memory(error) or isinstance(error, GroupBroken):
                 raise
             self._fail(cell, 0, error)
             return
@@ -174,7 +201,7 @@ class _Training:
                 self._finish(student)
         while self.students:
             self.flush()
-            if stop.requested(self.store, self.surroundings.run):
+            if self.group.decide(lambda: stop.requested(self.store, self.surroundings.run)):
                 for student in self.students:
                     self._keep(student)
                 return
@@ -199,31 +226,67 @@ class _Training:
     def _train(self, epoch: int, active: list[Student]) -> None:
         for student in active:
             student.begin_epoch()
-        for number, (pixels_NCHW, target_N) in enumerate(self._placed(self.loader.train(epoch))):
-            teacher = TeacherBatch(self._teach(pixels_NCHW), target_N) if self.teacher is not None else None
+        batches = self._placed(self.loader.train(epoch))
+        for number in self.loader.numbers:
+            lesson = self._lesson(batches, active, self._teacher_batch)
+            adding_up: list[Student] = []
             for student in active:
-                if student not in self.students:
-                    continue
-                try:
-                    student.train_step(pixels_NCHW, target_N, teacher, number)
-                except Exception as error:
-                    self._leave(student, error)
+                if lesson is not None:
+                    student.attempt(student.train_step, *lesson, number)
+                if (number + 1) % self.loader.share == 0:
+                    # While processes add up what one student has learnt, the next one learns.
+                    self._end_update(adding_up)
+                    student.send()
+                    adding_up = [student]
+            self._end_update(adding_up)
+            active = [student for student in active if student in self.students]
+
+    def _end_update(self, students: list[Student]) -> None:
+        for student in students:
+            failure = student.receive()
+            if failure is not None:
+                self._leave(student, failure)
 
     def _validate(self, active: list[Student]) -> None:
         for student in active:
             student.begin_validation()
-        for number, (pixels_NCHW, target_N) in enumerate(self._placed(self.loader.validation())):
-            if self.teacher is not None and number == len(self.teacher_validation):
-                # The teacher never changes: its validation logits are computed once per cohort.
-                self.teacher_validation.append(self._teach(pixels_NCHW).float())
-            teacher_NC = self.teacher_validation[number] if self.teacher is not None else None
+        batches = self._placed(self.loader.validation())
+        for number in range(self.loader.validation_batches):
+            lesson = self._lesson(batches, active, partial(self._validation_logits, number))
             for student in active:
-                if student not in self.students:
-                    continue
-                try:
-                    student.validate(pixels_NCHW, target_N, teacher_NC)
-                except Exception as error:
-                    self._leave(student, error)
+                if lesson is not None:
+                    student.attempt(student.validate, *lesson)
+        for student in active:
+            failure = student.gather(self.loader.numbers)
+            if failure is not None:
+                self._leave(student, failure)
+
+    def _lesson(
+        self, batches: Iterator[Batch], students: list[Student], teach: Callable[[Tensor, Tensor], T]
+    ) -> tuple[Tensor, Tensor, T] | None:
+        """The next batch with what the teacher says of it; None if no student is left that could use it."""
+        if all(student.failure is not None for student in students):
+            return None
+        try:
+            pixels_NCHW, target_N = next(batches)
+            return pixels_NCHW, target_N, teach(pixels_NCHW, target_N)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            for student in students:
+                student.failure = student.failure or Failed.of(error)
+            return None
+
+    def _teacher_batch(self, pixels_NCHW: Tensor, target_N: Tensor) -> TeacherBatch | None:
+        return TeacherBatch(self._teach(pixels_NCHW), target_N) if self.teacher is not None else None
+
+    def _validation_logits(self, number: int, pixels_NCHW: Tensor, _: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        if number == len(self.teacher_validation):
+            # The teacher never changes: its validation logits are computed once per cohort.
+            self.teacher_validation.append(self._teach(pixels_NCHW).float())
+        return self.teacher_validation[number]
 
     def _placed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         return on_device(batches, self.device, channels_last=self.machine.channels_last)
@@ -238,12 +301,15 @@ class _Training:
 
     def _end_epoch(self, student: Student, images_per_second: float) -> None:
         try:
-            record = student.end_epoch(images_per_second)
+            with self.group.together():
+                record = student.end_epoch(images_per_second)
         except Diverged as error:
             self._finish(student, str(error))
             return
+        except GroupBroken:
+            raise
         except Exception as error:
-            self._leave(student, error)
+            self._leave(student, Failed.of(error))
             return
         if student.done or record.epoch % self.machine.checkpoint_every == 0:
             self._keep(student)
@@ -254,38 +320,44 @@ class _Training:
         """Writes a checkpoint, unless it stands already."""
         if student.records and student.kept_epoch < student.records[-1].epoch:
             record = student.records[-1]
-            self.store.save_checkpoint(*student.save())
+            with self.group.together():
+                if self.group.first:
+                    self.store.save_checkpoint(*student.save())
             student.kept_epoch = record.epoch
             self.listener(Event("epoch", student.cell.cell_id, record.epoch, dict(record.metrics)))
 
     def _finish(self, student: Student, diverged: str = "") -> None:
         cell = student.cell
-        weights = None if diverged else self.store.write_weights(cell.cell_id, dump_weights(student.model))
-        receipt = Receipt(
-            cell=cell,
-            state="diverged" if diverged else "finished",
-            reason=diverged,
-            parameters=student.parameters,
-            metrics=student.records[-1].metrics if student.records else {},
-            epochs=tuple(student.records),
-            weights_sha256=weights,
-            provenance=Provenance(
-                commit=self.surroundings.commit,
-                versions={name: version(name) for name in _VERSIONED},
-                device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-                threads=torch.get_num_threads(),
-                channels_last=self.machine.channels_last,
-                compile=self.machine.compile,
-                started=student.started,
-                ended=time.time(),
-            ),
-        )
-        self.store.write_receipt(receipt)
+        with self.group.together():
+            weights = None
+            # Published weights stay where they are published.
+            if not diverged and not cell.is_measurement:
+                weights = self.store.write_weights(cell.cell_id, dump_weights(student.model))
+            receipt = Receipt(
+                cell=cell,
+                state="diverged" if diverged else "finished",
+                reason=diverged,
+                parameters=student.parameters,
+                metrics=student.records[-1].metrics if student.records else {},
+                epochs=tuple(student.records),
+                weights_sha256=weights,
+                provenance=Provenance(
+                    commit=self.surroundings.commit,
+                    versions={name: version(name) for name in _VERSIONED},
+                    device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+                    threads=torch.get_num_threads(),
+                    channels_last=self.machine.channels_last,
+                    compile=self.machine.compile,
+                    started=student.started,
+                    ended=time.time(),
+                ),
+            )
+            self.store.write_receipt(receipt)
         self.students = [s for s in self.students if s is not student]
         epoch = student.records[-1].epoch if student.records else 0
         self.listener(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), diverged))
 
-    def _leave(self, student: Student, error: Exception) -> None:
+    def _leave(self, student: Student, error: Failed) -> None:
         if out_of_memory(error):
             # Its own step may be the smallest of all: it only came last.
             raise error
@@ -298,13 +370,10 @@ class _Training:
 
 def fail_cell(store: Store, cell: Cell, epoch: int, error: BaseException, listener: Listener) -> None:
     """Notes that a cell failed, with the place in the code, and tells the listener."""
-    frame = traceback.extract_tb(error.__traceback__)[-1:] or None
-    place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
-    text = " ".join(str(error).split())[:500]
-    reason = f"{type(error).__name__}: {text}{place}"
+    failure = Failed.of(error)
     store.write_cell(cell)
-    store.write_status(cell.cell_id, Status(state="failed", reason=reason, epoch=epoch, time=time.time()))
-    listener(Event("failed", cell.cell_id, epoch, reason=reason))
+    store.write_status(cell.cell_id, Status(state="failed", reason=str(failure), epoch=epoch, time=time.time()))
+    listener(Event("failed", cell.cell_id, epoch, reason=str(failure)))
 
 
 def _check_shared(cells: list[Cell]) -> None:

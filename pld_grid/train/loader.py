@@ -1,4 +1,4 @@
-"""Micro-batches of an epoch, the same whatever the number of workers."""
+"""Micro-batches of an epoch, the same whatever the number of workers, dealt out to the processes of a group."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -48,15 +48,28 @@ class Loader:
     Args:
         workers: loader processes; 0 loads in the caller. Changes speed, never a number.
         pin: page-locked memory, for overlapped copies to a GPU.
+        rank: which of the `size` processes of a group this is. Of an update, each has as many micro-batches, one after
+            the other; of the validation batches, every `size`-th.
     """
 
     def __init__(
-        self, splits: Splits, recipe: Recipe, seed: int, *, workers: int = 0, prefetch: int = 2, pin: bool = False
+        self,
+        splits: Splits,
+        recipe: Recipe,
+        seed: int,
+        *,
+        workers: int = 0,
+        prefetch: int = 2,
+        pin: bool = False,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
-        self.recipe, self.seed = recipe, seed
+        self.recipe, self.seed, self.rank, self.size = recipe, seed, rank, size
         self.train_size, self.validation_size = len(splits.train), len(splits.validation)
         self.updates_per_epoch = self.train_size // recipe.batch_size
         self.accumulation = recipe.batch_size // recipe.micro_batch_size
+        assert self.accumulation % size == 0, "the micro-batches of an update cannot be dealt out evenly"
+        self.share = self.accumulation // size  # micro-batches of an update that are this process's
         self._keys: dict[bool, _Keys] = {}
         self._loaders: dict[bool, DataLoader[Batch]] = {}
         for training, split in ((True, splits.train), (False, splits.validation)):
@@ -79,19 +92,33 @@ class Loader:
                 f"{self.recipe.batch_size}"
             )
 
+    @property
+    def numbers(self) -> list[int]:
+        """Which of an epoch's training micro-batches are this process's; they are the same in every epoch."""
+        starts = range(self.rank * self.share, self.updates_per_epoch * self.accumulation, self.accumulation)
+        return [number for start in starts for number in range(start, start + self.share)]
+
     def train(self, epoch: int) -> Iterator[Batch]:
-        """The training micro-batches of an epoch; images that do not fill a batch are left out."""
+        """The training micro-batches `numbers` of an epoch; images that do not fill a batch are left out."""
         order = epoch_order(self.seed, epoch, self.train_size)
         used = order[: self.updates_per_epoch * self.recipe.batch_size]
         self._keys[True].epoch = epoch
-        self._keys[True].batches = list(used.reshape(-1, self.recipe.micro_batch_size))
+        batches = used.reshape(-1, self.recipe.micro_batch_size)
+        self._keys[True].batches = [batches[number] for number in self.numbers]
         return iter(self._loaders[True])
 
+    @property
+    def validation_batches(self) -> int:
+        """How many batches of the validation set are this process's."""
+        size = self.recipe.micro_batch_size
+        return len(range(self.rank * size, self.validation_size, self.size * size))
+
     def validation(self) -> Iterator[Batch]:
-        """The whole validation set in its own order; the last batch may be smaller."""
+        """The whole validation set in its own order, or this process's batches of it; the last may be smaller."""
         size = self.recipe.micro_batch_size
         order = np.arange(self.validation_size)
-        self._keys[False].batches = [order[i : i + size] for i in range(0, len(order), size)]
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        self._keys[False].batches = batches[self.rank :: self.size]
         return iter(self._loaders[False])
 
 

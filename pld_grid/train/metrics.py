@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,17 @@ class TrainMetrics:
     def update(self, loss: Tensor) -> None:
         """Adds a micro-batch's loss (a scalar)."""
         self.losses.append(loss)
+
+    def dealt(self, numbers: Sequence[int], count: int) -> Tensor:
+        """The losses at their place among all `count` micro-batches, zeros elsewhere: their sum over a group is all."""
+        everywhere = torch.zeros(count, dtype=torch.float64)
+        if self.losses:
+            everywhere[list(numbers)] = torch.stack(self.losses).double().cpu()
+        return everywhere
+
+    def take(self, everywhere: Tensor) -> None:
+        """Makes the losses of all micro-batches this epoch's."""
+        self.losses = list(everywhere.unbind())
 
     def first_bad(self) -> int | None:
         """The number of the first micro-batch whose loss was not finite."""
@@ -40,6 +52,8 @@ class TrainMetrics:
 class ValidationMetrics:
     """Exact top-1, top-5 and both KL divergences to the teacher over the validation set."""
 
+    SIZE = 7  # of `vector`
+
     def __init__(self, device: torch.device) -> None:
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -58,6 +72,19 @@ class ValidationMetrics:
             parts += [(log_t.exp() * (log_t - log_s)).sum(), (log_s.exp() * (log_s - log_t)).sum()]
         self.sums[: len(parts)] += torch.stack([part.double() for part in parts])
         self.count += len(target_N)
+
+    def vector(self) -> Tensor:
+        """Everything that is known, to be summed over a group."""
+        known = torch.stack([~self.finite, torch.tensor(self.has_teacher, device=self.sums.device)])
+        count = torch.tensor([self.count], dtype=torch.float64, device=self.sums.device)
+        return torch.cat([self.sums, count, known.double()])
+
+    def take(self, total: Tensor) -> None:
+        """Makes the sum of a group's vectors what is known."""
+        self.sums = total[:4]
+        count, infinite, taught = total[4:].tolist()
+        self.count, self.has_teacher = int(count), taught > 0
+        self.finite = torch.tensor(infinite == 0, device=total.device)
 
     def result(self) -> dict[str, float]:
         """Accuracies in percent; divergences in nats, `kl_teacher_student` being KL(q_t||q_s) at temperature 1."""

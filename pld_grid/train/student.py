@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from pld_grid.profile import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Manifest, sha256
 from pld_grid.train import losses
+from pld_grid.train.group import Exchange, Failed, Group
 from pld_grid.train.metrics import TrainMetrics, ValidationMetrics
 from pld_grid.train.models import build_model, count_parameters, normalize_for
 from pld_grid.train.optim import build_optimizer, build_schedule, restore_optimizer
@@ -29,13 +30,24 @@ class Student:
 
     Args:
         accumulation: micro-batches per optimizer step.
+        group: the processes that have a share of these micro-batches each, and one student each to keep in step.
+        weights_folder: of published weights, which a measurement starts with.
     """
 
     def __init__(
-        self, cell: Cell, device: torch.device, machine: MachineSettings, updates_per_epoch: int, accumulation: int
+        self,
+        cell: Cell,
+        device: torch.device,
+        machine: MachineSettings,
+        updates_per_epoch: int,
+        accumulation: int,
+        group: Group | None = None,
+        weights_folder: str | None = None,
     ) -> None:
         self.cell, self.device, self.accumulation = cell, device, accumulation
-        self.model = build_model(cell.student, cell.dataset, cell.seed).to(device)
+        self.group = group or Group()
+        self.share = accumulation // self.group.size
+        self.model = build_model(cell.student, cell.dataset, cell.seed, weights_folder).to(device)
         if machine.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.normalize = normalize_for(cell).to(device)
@@ -52,6 +64,8 @@ class Student:
         # Made once: on a small model the making of it shows.
         self.autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
         self.trained = list(self.model.parameters())
+        self.exchange = Exchange(self.model, self.group) if self.group.size > 1 and cell.epochs else None
+        self.failure: Failed | None = None  # since the processes last met
         self.train_metrics = TrainMetrics()
         self.validation_metrics = ValidationMetrics(device)
         self.records: list[EpochRecord] = []
@@ -74,6 +88,14 @@ class Student:
             logits_NC: Tensor = self.forward(self.normalize(pixels_NCHW))
         return logits_NC
 
+    def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Does a step unless an earlier one failed; an error is kept as `failure` until the processes next meet."""
+        if self.failure is None:
+            try:
+                step(*arguments)
+            except Exception as error:
+                self.failure = Failed.of(error)
+
     def begin_epoch(self) -> None:
         """Training mode, empty metrics."""
         self.model.train()
@@ -83,19 +105,44 @@ class Student:
     def train_step(
         self, pixels_NCHW: Tensor, target_N: Tensor, teacher: losses.TeacherBatch | None, micro_batch: int
     ) -> None:
-        """Forward and backward of micro-batch number `micro_batch` of the epoch; every `accumulation`-th also steps."""
+        """Forward and backward of micro-batch number `micro_batch` of the epoch; an update's last one also steps.
+
+        In a group, it takes `send` and `receive` after this process's last micro-batch of the update.
+        """
         epoch = self.next_epoch
         # Dropout and drop-path: their own stream, which neither the cohort nor a resume can shift.
         self._reseed(derive("dropout", self.cell.seed, epoch, micro_batch))
-        if micro_batch % self.accumulation == 0 and self.schedule is not None:
-            self.schedule.step_update((epoch - 1) * self.updates_per_epoch + micro_batch // self.accumulation)
+        if micro_batch % self.share == 0:
+            if self.schedule is not None:
+                self.schedule.step_update((epoch - 1) * self.updates_per_epoch + micro_batch // self.accumulation)
+            if self.exchange is not None:
+                self.exchange.begin()
         loss = self.loss(self.logits(pixels_NCHW), teacher if self.loss.uses_teacher else None, target_N)
         self.scaler.scale(loss / self.accumulation).backward()  # type: ignore[no-untyped-call]
         self.train_metrics.update(loss.detach())
-        if (micro_batch + 1) % self.accumulation == 0:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        if self.exchange is None and (micro_batch + 1) % self.accumulation == 0:
+            self._step()
+
+    def send(self) -> None:
+        """Begins to add up an update with the other processes; they may go on with other students meanwhile."""
+        if self.exchange is not None:
+            self.attempt(self.exchange.fill)
             self._clear_gradients()
+            self.exchange.send(failed=self.failure is not None)
+
+    def receive(self) -> Failed | None:
+        """Ends an update; what went wrong in it, in whichever process."""
+        if self.exchange is None:
+            return self.failure
+        if not self.exchange.receive():
+            return self.group.agree(self.failure)
+        self.attempt(self._step)
+        return None
+
+    def _step(self) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._clear_gradients()
 
     def _reseed(self, seed: int) -> None:
         # torch.manual_seed also notes the seed for every kind of device that is not there, which shows in a small step.
@@ -118,6 +165,33 @@ class Student:
         """Adds a validation batch to the metrics."""
         has_teacher = self.cell.teacher is not None
         self.validation_metrics.update(self.logits(pixels_NCHW).float(), target_N, teacher_NC if has_teacher else None)
+
+    def gather(self, numbers: Sequence[int]) -> Failed | None:
+        """Makes the epoch's metrics those of all processes; what went wrong since they last met, in whichever.
+
+        Args:
+            numbers: the training micro-batches of the epoch that were this process's.
+        """
+        if self.group.size == 1:
+            return self.failure
+        micro_batches = self.updates_per_epoch * self.accumulation if self.cell.epochs else 0
+        told = torch.zeros(micro_batches + ValidationMetrics.SIZE + 1, dtype=torch.float64)
+        of_training, seen, failed = torch.split(told, [micro_batches, ValidationMetrics.SIZE, 1])
+
+        def fill() -> None:
+            of_training.copy_(self.train_metrics.dealt(numbers, micro_batches))
+            seen.copy_(self.validation_metrics.vector())
+
+        self.attempt(fill)
+        failed.fill_(self.failure is not None)
+        total = told.to(self.device)
+        self.group.add(total).wait()
+        told.copy_(total)
+        if failed.item():
+            return self.group.agree(self.failure)
+        self.train_metrics.take(of_training)
+        self.validation_metrics.take(seen)
+        return None
 
     def end_epoch(self, images_per_second: float) -> EpochRecord:
         """Records the epoch. Raises Diverged if the loss or the weights are no longer finite."""

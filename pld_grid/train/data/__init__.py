@@ -10,9 +10,10 @@ from typing import Protocol, cast
 
 from pld_grid.catalogue import DatasetInfo
 from pld_grid.spec import Dataset, Recipe
+from pld_grid.train.data._check import Finding, inspect_splits
 from pld_grid.train.data._split import DataError, Split, Splits
 
-__all__ = ["DataError", "Split", "Splits", "available", "check", "dataset_module", "load"]
+__all__ = ["DataError", "Finding", "Split", "Splits", "available", "check", "dataset_module", "inspect", "load"]
 
 
 class DatasetModule(Protocol):
@@ -57,3 +58,19 @@ def load(dataset: Dataset, recipe: Recipe, folder: Path | None = None) -> Splits
     """
     check(dataset, folder)
     return dataset_module(dataset.name).load(dataset, recipe, folder)
+
+
+def inspect(
+    dataset: Dataset, recipe: Recipe, folder: Path | None, sample: int | None = 1000, workers: int = 0
+) -> list[Finding]:
+    """What a dataset is, beside what it should be: classes, sizes, and whether images can be decoded.
+
+    Args:
+        sample: how many images of each split to decode, evenly spread over the classes; None: all.
+        workers: processes that decode; 0: this one.
+
+    Raises:
+        DataError: the dataset cannot be loaded.
+    """
+    info = dataset_module(dataset.name).INFO
+    return list(inspect_splits(load(dataset, recipe, folder), info, dataset, sample, workers))

@@ -22,9 +22,17 @@ DRAWS = 5
 class DataError(PldGridError, ValueError):
     """The data is missing, damaged or not what the profile says."""
 
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught DataError in DataLoader worker"):
+            # So torch brings it from a loader's process: as the text of the traceback, whose last line is the message.
+            message = message.rstrip().rpartition("\n")[2].removeprefix(f"{__name__}.DataError: ")
+        super().__init__(message)
+
 
 class Split(Protocol):
-    """One split of a dataset."""
+    """One split of a dataset. `target_N`: the labels of all its images, int64."""
+
+    target_N: Tensor
 
     def __len__(self) -> int:
         """Number of images."""

@@ -13,7 +13,15 @@ from pld_grid.reading import one_line
 from pld_grid.spec import Augmentation, Dataset, Recipe
 from pld_grid.train.data._split import ArraySplit, DataError, Splits
 
-INFO = DatasetInfo(name="cifar100", num_classes=100, channels=3, needs_folder=True)
+INFO = DatasetInfo(
+    name="cifar100",
+    num_classes=100,
+    channels=3,
+    needs_folder=True,
+    train_size=50_000,
+    validation_size=10_000,
+    validation_per_class=100,
+)
 
 
 def load(dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:

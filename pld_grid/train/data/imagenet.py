@@ -1,121 +1,107 @@
-"""ImageNet-1K from image folders: `train/<class>/*` and `validation/<class>/*` (or `val/`).
+"""ImageNet-1K from a local folder, in whichever of these formats lies there (the first one that is whole):
 
-Evaluation is the paper's (section 5): the shorter side to ceil(size / crop) pixels, bicubic, then the centre.
+- image folders: `train/<class>/*` and `validation/<class>/*` (or `val/`);
+- WebDataset tar shards: `imagenet1k-train-0000.tar`, `imagenet1k-validation-00.tar` and so on;
+- Hugging Face parquet: `data/train-00000-of-00294.parquet`, `data/validation-00000-of-00014.parquet` and so on.
 
-How images are decoded and resized was chosen by benchmarks/data.py. JPEGs are always decoded whole: libjpeg's scaled
-decoding would save time only where twice the final size still fits into a crop, which an image of ImageNet's usual
-500x375 pixels never offers, and would make other pixels there.
+Shards and parquet files may lie in the folder or one below; `train` and `validation` (or `val`) are looked for in the
+file's name, then in its folder's. The format changes no number: see `_reader` for the order, `_images` for the pixels.
 """
 
-import io
-import math
-import warnings
+import re
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
-from timm.data.readers import create_reader
-from torch import Tensor
-from torchvision import io as torchvision_io
-from torchvision.transforms.v2 import functional as F
+from timm.data import ImageNetInfo
 
 from pld_grid.catalogue import DatasetInfo
 from pld_grid.errors import listing
 from pld_grid.reading import one_line
 from pld_grid.spec import Dataset, Recipe
-from pld_grid.train.data._split import DRAWS, DataError, Indices, Splits, augment, resize
-from pld_grid.train.randomness import uniforms
+from pld_grid.train.data._folders import FolderReader
+from pld_grid.train.data._images import ImageSplit
+from pld_grid.train.data._parquet import ParquetReader
+from pld_grid.train.data._reader import Reader
+from pld_grid.train.data._split import DataError, Splits
+from pld_grid.train.data._tar import TarReader
 
-INFO = DatasetInfo(name="imagenet", num_classes=1000, channels=3, needs_folder=True)
+INFO = DatasetInfo(
+    name="imagenet",
+    num_classes=1000,
+    channels=3,
+    needs_folder=True,
+    train_size=1_281_167,
+    validation_size=50_000,
+    validation_per_class=50,
+)
 
-
-class FolderSplit:
-    """Images in a folder per class, decoded when asked for."""
-
-    def __init__(self, folder: Path, dataset: Dataset, recipe: Recipe, train: bool) -> None:
-        try:
-            self.reader = create_reader("", root=str(folder), split="")
-        except (RuntimeError, OSError, AssertionError) as error:
-            raise DataError(one_line(f"dataset {dataset.name}: {folder}: {error}")) from None
-        classes = len(self.reader.class_to_idx)
-        if classes != dataset.num_classes:
-            raise DataError(f"dataset {dataset.name}: {folder} has {classes} classes, not {dataset.num_classes}")
-        self.size, self.recipe, self.train = dataset.image_size, recipe, train
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def batch(self, indices: Indices, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """See `Split.batch`."""
-        draws = uniforms(seed, epoch, indices, DRAWS) if self.train else None
-        images, targets = [], []
-        for row, index in enumerate(indices):
-            image, target = self._image(int(index))
-            images.append(self._centre(image) if draws is None else self._augmented(image, draws[row : row + 1]))
-            targets.append(target)
-        return torch.cat(images), torch.tensor(targets)
-
-    def _image(self, index: int) -> tuple[Tensor, int]:
-        file, target = self.reader[index]
-        with file:
-            data = file.read()
-        try:
-            pixels_HWC = decode(data)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise DataError(one_line(f"dataset imagenet: damaged image {self._name(index)}: {error}")) from None
-        # A batch of one before the channels move to the front: that keeps strides by which torch knows the layout.
-        return pixels_HWC[None].permute(0, 3, 1, 2), int(target)
-
-    def _name(self, index: int) -> str:
-        return str(self.reader.filename(index, absolute=True))
-
-    def _augmented(self, image_1CHW: Tensor, draws_1D: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> Tensor:
-        augmentation = self.recipe.augmentation
-        if augmentation.crop != "random_resized":
-            image_1CHW = self._centre(image_1CHW)
-        return augment(image_1CHW, self.size, augmentation, draws_1D)
-
-    def _centre(self, image_1CHW: Tensor) -> Tensor:
-        rounded = math.ceil if self.recipe.resize_rounding == "ceil" else math.floor
-        shorter = rounded(self.size / self.recipe.evaluation_crop)
-        sides = image_1CHW.shape[-2:]
-        # The longer side is rounded down, as torchvision does.
-        height, width = (shorter * side // min(sides) for side in sides)
-        cropped: Tensor = F.center_crop(resize(image_1CHW, height, width), [self.size, self.size])
-        return cropped
-
-
-def decode(data: bytes) -> Tensor:
-    """The pixels of an image file, (H, W, 3) uint8.
-
-    torchvision reads JPEGs faster than Pillow and to the same pixels. Pillow reads what torchvision refuses (there is
-    a PNG among ImageNet's JPEGs) and everything where torchvision no longer decodes: it has announced to leave that to
-    TorchCodec.
-
-    Raises:
-        OSError, SyntaxError or ValueError: Pillow's, for a damaged file.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pixels_CHW: Tensor = torchvision_io.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), "RGB")
-        return pixels_CHW.permute(1, 2, 0)
-    except (RuntimeError, ValueError, AttributeError):
-        return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+# The word for a split, and a class of ImageNet, in a file's name.
+_SPLIT = re.compile(r"(?<![a-z])(?:(train)|validation|val)(?![a-z])")
+_SYNSET = re.compile(r"(?<![a-z])n\d{8}(?!\d)")
 
 
 def load(dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
-    """Both splits. Raises DataError if a folder is missing or the classes are not the same 1,000."""
+    """Both splits. Raises DataError if one is missing, damaged as a whole, or has other classes than the dataset."""
     assert folder is not None
-    validation = next((folder / n for n in ("validation", "val") if (folder / n).is_dir()), None)
-    if validation is None or not (folder / "train").is_dir():
-        raise DataError(f"dataset imagenet: {folder} needs the folders train/ and validation/ (or val/)")
-    splits = [FolderSplit(f, dataset, recipe, train=f is not validation) for f in (folder / "train", validation)]
-    # A class that only one of them has would shift all labels after it.
-    odd = splits[0].reader.class_to_idx.keys() ^ splits[1].reader.class_to_idx.keys()
-    if odd:
-        raise DataError(
-            f"dataset imagenet: {folder / 'train'} and {validation} differ in their classes: {listing(odd, 6)}"
-        )
-    return Splits(train=splits[0], validation=splits[1])
+    try:
+        train, validation = readers = _readers(folder)
+        for split, reader in zip(("train", "validation"), readers, strict=True):
+            _check_labels(f"{folder}: {split}", reader, dataset.num_classes)
+        # A class that only one of them has would shift all labels after it.
+        odd = set(train.class_names) ^ set(validation.class_names)
+        if odd and train.class_names and validation.class_names:
+            raise DataError(f"{folder}: train and validation differ in their classes: {listing(odd, 6)}")
+    except (DataError, OSError) as error:
+        raise DataError(one_line(f"dataset {dataset.name}: {error}")) from None
+    return Splits(
+        train=ImageSplit(train, dataset, recipe, train=True),
+        validation=ImageSplit(validation, dataset, recipe, train=False),
+    )
+
+
+def _readers(folder: Path) -> tuple[Reader, Reader]:
+    """Training and validation images, in the first format that has both."""
+    train, validation = folder / "train", folder / "validation"
+    if not validation.is_dir():
+        validation = folder / "val"
+    if train.is_dir() and validation.is_dir() and any(child.is_dir() for child in train.iterdir()):
+        return FolderReader(train), FolderReader(validation)
+    shards = _files(folder, ".tar")
+    if len(shards) == 2:
+        return TarReader(shards["train"], "train"), TarReader(shards["validation"], "validation")
+    files = _files(folder, ".parquet")
+    if len(files) == 2:
+        return ParquetReader(files["train"], folder), ParquetReader(files["validation"], folder)
+    raise DataError(
+        f"{folder} needs the folders train/ and validation/ (or val/) with a folder per class, or tar shards or "
+        f"parquet files with train and validation (or val) in their names; it holds: "
+        f"{listing((child.name for child in folder.iterdir()), 6) or 'nothing'}"
+    )
+
+
+def _files(folder: Path, ending: str) -> dict[str, list[Path]]:
+    """The files of that ending, in the folder or one below, by split."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted([*folder.glob(f"*{ending}"), *folder.glob(f"*/*{ending}")]):
+        named = (_SPLIT.search(part.lower()) for part in reversed(file.relative_to(folder).parts))
+        word = next(filter(None, named), None)
+        if word is not None and not file.name.startswith("."):
+            found.setdefault("train" if word[1] else "validation", []).append(file)
+    return found
+
+
+def _check_labels(split: str, reader: Reader, num_classes: int) -> None:
+    """Raises DataError unless labels are 0 .. num_classes - 1 and, where files name their class, ImageNet's."""
+    labels, first = np.unique(reader.target_N, return_index=True)
+    if len(labels) != num_classes:
+        raise DataError(f"{split} has {len(labels)} classes, not {num_classes}")
+    if labels[-1] != num_classes - 1:
+        raise DataError(f"{split} has labels from {labels[0]} to {labels[-1]}, not from 0 to {num_classes - 1}")
+    synsets = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    if num_classes != len(synsets):
+        return
+    # Published teachers know the classes by these numbers.
+    for synset, index in zip(synsets, first.tolist(), strict=True):
+        named = _SYNSET.search(reader.name(index))
+        if named is not None and named[0] != synset:
+            raise DataError(f"{split}: {reader.name(index)} has the label of {synset} in ImageNet-1K")

@@ -15,9 +15,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from pld_grid.reading import one_line
 from pld_grid.spec import Cell, Dataset, Model
 from pld_grid.store import Store
+from pld_grid.train.device import out_of_memory
 from pld_grid.train.randomness import derive
+from pld_grid.train.weights import WeightsError, required_weights, weights_name
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -38,18 +41,35 @@ class Normalize(nn.Module):
         return pixels_NCHW * self.scale_C11 - self.shift_C11
 
 
-def build_model(model: Model, dataset: Dataset, seed: int) -> nn.Module:
-    """A model for a dataset; its initial weights depend on (seed, architecture) alone, or are the published ones."""
-    name = model.architecture if model.pretrained is None else f"{model.architecture}.{model.pretrained.tag}"
+def build_model(model: Model, dataset: Dataset, seed: int, weights_folder: str | None = None) -> nn.Module:
+    """A model for a dataset; its initial weights depend on (seed, architecture) alone, or are the published ones.
+
+    Args:
+        weights_folder: where published weights lie; without one, they come from the hub's cache, or timm fetches them.
+
+    Raises:
+        WeightsError: published weights are missing and must not be fetched, or are damaged or another model's.
+    """
+    name, file, options = model.architecture, None, dict(model.options)
+    if model.pretrained is not None:
+        name, file = weights_name(model), required_weights(model, weights_folder)
+    if file is not None:
+        # Safetensors, whatever the format of the hub's own file, which `custom_load` describes.
+        options["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": False}
     with torch.random.fork_rng():
         torch.manual_seed(derive("weights", seed, model.architecture, json.dumps(model.options, sort_keys=True)))
-        built: nn.Module = timm.create_model(
-            name,
-            pretrained=model.pretrained is not None,
-            num_classes=dataset.num_classes,
-            in_chans=dataset.channels,
-            **model.options,
-        )
+        try:
+            built: nn.Module = timm.create_model(
+                name,
+                pretrained=model.pretrained is not None,
+                num_classes=dataset.num_classes,
+                in_chans=dataset.channels,
+                **options,
+            )
+        except (RuntimeError, KeyError) as error:
+            if file is None or out_of_memory(error):
+                raise
+            raise WeightsError(one_line(f"weights {file}: not those of {name}: {error}", 400)) from error
     return built
 
 
@@ -83,12 +103,13 @@ class Teacher(nn.Module):
 
     Raises:
         StoreError: it was to be trained first, and the store has no whole weights of it.
+        WeightsError: its published weights cannot be used, see `build_model`.
     """
 
-    def __init__(self, cell: Cell, store: Store) -> None:
+    def __init__(self, cell: Cell, store: Store, weights_folder: str | None = None) -> None:
         super().__init__()
         self.normalize = normalize_for(cell)
-        self.model = build_model(cell.student, cell.dataset, cell.seed)
+        self.model = build_model(cell.student, cell.dataset, cell.seed, weights_folder)
         if not cell.is_measurement:
             load_weights(self.model, store.weights_of(cell))
         self.requires_grad_(False)

@@ -1,0 +1,22 @@
+"""Whether anybody listens at an address; Ray's own attempts take a minute and more to give up."""
+
+import socket
+from urllib.parse import urlsplit
+
+from pld_grid.errors import InputError, ResourceError
+
+CONNECT_SECONDS = 5.0
+
+
+def check_reachable(address: str, port: int) -> None:
+    """Raises ResourceError within seconds if nobody listens at HOST[:PORT] or a URL of it."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname or "", parts.port or port
+    except ValueError:
+        raise InputError(f'--address: "{address}" is no address; expected HOST:PORT or http://HOST:PORT') from None
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = (error.strerror or str(error) or "no answer").lower()
+        raise ResourceError(f"Ray at {address}: cannot be reached ({reason})") from None

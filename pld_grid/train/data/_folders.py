@@ -1,0 +1,40 @@
+"""Images in a folder per class, through timm's reader of folders. Labels follow the sorted names of the classes."""
+
+from pathlib import Path
+
+import numpy as np
+from timm.data.readers import create_reader
+
+from pld_grid.train.data._reader import sample_order
+from pld_grid.train.data._split import DataError
+
+
+class FolderReader:
+    """See `Reader`. Raises DataError if there are no images, or none in folders of their own."""
+
+    format = "image folders"
+
+    def __init__(self, root: Path) -> None:
+        try:
+            self._reader = create_reader("", root=str(root), split="")
+        except (RuntimeError, OSError, AssertionError) as error:
+            raise DataError(f"{root}: {error}") from None
+        if "" in self._reader.class_to_idx:
+            raise DataError(f"{root}: images lie in it directly, not in a folder for each class")
+        samples = self._reader.samples
+        order = sample_order(np.array([target for _, target in samples]), [path for path, _ in samples])
+        self._reader.samples = [samples[i] for i in order]
+        self._folder = root.name
+        self.target_N = np.array([target for _, target in self._reader.samples], dtype=np.int64)
+        self.class_names = tuple(self._reader.class_to_idx)
+
+    def read(self, index: int) -> bytes:
+        """See `Reader.read`."""
+        file, _ = self._reader[index]
+        with file:
+            data: bytes = file.read()
+        return data
+
+    def name(self, index: int) -> str:
+        """See `Reader.name`."""
+        return f"{self._folder}/{self._reader.filename(index)}"

@@ -1,0 +1,20 @@
+"""Real servers, started once for all tests that ask for them."""
+
+from collections.abc import Iterator
+
+import pytest
+import servers
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """A PostgreSQL of these tests' own."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(postgres: servers.Postgres) -> Iterator[servers.MlflowServer]:
+    """An `mlflow server` on PostgreSQL with authentication and one allowed name."""
+    with servers.mlflow_server(postgres) as server:
+        yield server

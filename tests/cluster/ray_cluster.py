@@ -1,0 +1,126 @@
+"""A real Ray cluster on loopback: a head and workers, each started as `ray start` on a machine of its own would be."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from service import isolated
+
+TOKEN = "a-token-for-tests-of-64-characters-------------------------------"
+_START_SECONDS = 90
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens at now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class RayCluster:
+    """Nodes by name ("head", "worker-1", ...), each the `ray start --block` that holds it."""
+
+    folder: Path
+    environment: dict[str, str]
+    port: int
+    dashboard_port: int
+    nodes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def dashboard(self) -> str:
+        """Where jobs are submitted."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def start(self, name: str, *flags: str) -> None:
+        """Starts a node, with files of its own as on a machine of its own, and waits until the head counts it."""
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
+            "--node-ip-address", "127.0.0.1", "--node-name", name, "--object-store-memory", "100000000",
+            "--dashboard-agent-listen-port", str(free_port()), "--temp-dir", str(self.folder / name), *flags,
+        ]  # fmt: skip
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.nodes[name] = subprocess.Popen(
+                command, env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + _START_SECONDS
+        while name not in self.alive():
+            assert self.nodes[name].poll() is None, (self.folder / f"{name}.log").read_text()
+            assert time.monotonic() < until, f"{name} did not come up: {(self.folder / f'{name}.log').read_text()}"
+            time.sleep(0.2)
+
+    def alive(self) -> set[str]:
+        """Names of the nodes that the head counts as alive."""
+        request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as response:
+                rows = json.load(response)["data"]["result"]["result"]
+        except (OSError, KeyError, TypeError):
+            return set()
+        return {row["node_name"] for row in rows if row["state"] == "ALIVE"}
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """All processes of a node."""
+        try:
+            held = psutil.Process(self.nodes[name].pid)
+        except psutil.NoSuchProcess:
+            return []
+        return [held, *held.children(recursive=True)]
+
+    def kill(self, name: str) -> None:
+        """A node's machine loses power: all its processes at once."""
+        _kill(self.processes(name))
+        self.nodes.pop(name).wait()
+
+    def close(self) -> None:
+        """Ends every node and checks that nothing is left."""
+        left = [process for name in self.nodes for process in self.processes(name)]
+        for name in reversed(self.nodes):
+            self.nodes[name].terminate()
+        psutil.wait_procs(left, timeout=20)
+        _kill([process for process in left if process.is_running()])
+        for node in self.nodes.values():
+            node.wait()
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=20)
+
+
+@contextlib.contextmanager
+def ray_cluster(workers: int, environment: dict[str, str] | None = None) -> Iterator[RayCluster]:
+    """A head without CPUs for trials, and workers with one each; it wants a token."""
+    # Ray's sockets need short paths.
+    folder = Path(tempfile.mkdtemp(prefix="pldray-", dir="/tmp"))
+    (folder / "home").mkdir()
+    kept = isolated(folder / "home") | (environment or {})
+    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    # A job's command begins with `python`.
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    cluster = RayCluster(folder, kept, free_port(), free_port())
+    try:
+        cluster.start(
+            "head", "--head", "--num-cpus", "0", "--port", str(cluster.port),
+            "--dashboard-host", "127.0.0.1", "--dashboard-port", str(cluster.dashboard_port),
+            "--ray-client-server-port", str(free_port()),
+        )  # fmt: skip
+        for number in range(1, workers + 1):
+            cluster.start(f"worker-{number}", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,234 @@
+"""Grids as jobs on a Ray cluster of several nodes that wants a token; everything is real and on loopback."""
+
+import itertools
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from ray_cluster import TOKEN, RayCluster, free_port, ray_cluster
+from service import GRID, Service, rest, wait_for
+
+from pld_grid import api, track
+from pld_grid.store import Store
+
+LONG = GRID.replace("epochs: 6", "epochs: 40")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """A head and two workers."""
+    with ray_cluster(workers=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    track.prepare_database(f"sqlite:///{path}")
+    return path
+
+
+class Cohort(NamedTuple):
+    """When the cells of a cohort were trained."""
+
+    started: float
+    ended: float
+
+    def overlaps(self, other: "Cohort") -> bool:
+        return self.started < other.ended and other.started < self.ended
+
+
+class Submitter(Service):
+    """A laptop's folder: submits to the cluster and keeps its results in a place that all nodes reach."""
+
+    def __init__(self, folder: Path, cluster: RayCluster, database: Path, grid: str = GRID) -> None:
+        super().__init__(folder, grid=grid)
+        self.environment |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_API_SERVER_ADDRESS": cluster.dashboard,
+            "PLD_GRID_STORE": str(folder / "shared"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'shared.db'}",
+        }
+        shutil.copy(database, folder / "shared.db")
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "shared"
+
+    def submit(self, *arguments: str) -> str:
+        """Submits the grid; the job's id."""
+        out, _ = self.run("submit", *arguments)
+        return out.split()[0]
+
+    def states(self) -> list[str]:
+        """What became of the cells that have begun."""
+        store = Store(self.store)
+        return [found.state for cell in store.cell_ids() if (found := store.progress(cell)) is not None]
+
+    def cohorts(self) -> list[Cohort]:
+        """The cohorts of all finished cells."""
+        store = Store(self.store)
+        found: dict[tuple[float, ...], Cohort] = {}
+        for receipt in (store.receipt(cell) for cell in store.cell_ids()):
+            assert receipt is not None
+            # Students of a cohort share the clock.
+            rates = tuple(record.metrics["images_per_second"] for record in receipt.epochs)
+            found[rates] = Cohort(receipt.provenance.started, receipt.provenance.ended)
+        return list(found.values())
+
+    def table(self) -> bytes:
+        """The grid's table from the shared store."""
+        grid = api.load_grid(self.folder / "losses.yaml", str(self.folder / "tiny.yaml"))
+        out = self.folder / "tables"
+        api.report([grid], out, api.Workspace(str(self.store), f"sqlite:///{self.folder / 'shared.db'}"))
+        return (out / "losses.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, database: Path) -> bytes:
+    """The table of the grid, run without a cluster."""
+    service = Service(tmp_path_factory.mktemp("local"), database=database)
+    service.run("run")
+    return service.tables()["losses.csv"]
+
+
+def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
+    tmp_path: Path, cluster: RayCluster, database: Path, expected: bytes
+) -> None:
+    laptop = Submitter(tmp_path, cluster, database)
+    first, err = laptop.run("submit", "--cohort-size", "2")
+    assert "submitted: 9 cells" in first
+    assert "pld-grid logs -f" in err
+    again, _ = laptop.run("submit", "--cohort-size", "2")
+    job = first.split()[0]
+    assert again == f"{job} is running these grids already\n"
+    # The job does not need the laptop's files any more.
+    (tmp_path / "losses.yaml").rename(tmp_path / "gone.yaml")
+    out, _ = laptop.run("logs", "-f", job)
+    (tmp_path / "gone.yaml").rename(tmp_path / "losses.yaml")
+    assert "9 cells trained" in out
+    assert TOKEN not in out
+    assert laptop.table() == expected
+    # A node has one CPU and a cohort takes one: those that ran at the same time ran on different nodes.
+    assert any(one.overlaps(other) for one, other in itertools.combinations(laptop.cohorts(), 2))
+    status, _ = laptop.run("status", job)
+    assert re.search(r"state +succeeded", status)
+    assert "[9/9]" in status
+    listed, _ = laptop.run("list")
+    assert [line.split()[:2] for line in listed.splitlines() if job in line] == [[job, "succeeded"]]
+    assert laptop.run("stop", job)[0] == f"{job} has ended before: succeeded\n"
+    third = laptop.submit()
+    assert third == job.removesuffix("-1") + "-2"
+    assert "Nothing to train: all 9 cells are finished." in laptop.run("logs", "-f")[0]
+
+
+def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
+    tmp_path: Path, cluster: RayCluster, database: Path
+) -> None:
+    # Only what a stop keeps, as no epoch is due for a checkpoint.
+    laptop = Submitter(tmp_path, cluster, database, LONG)
+    job = laptop.submit("--checkpoint-every", "1000")
+    following = laptop.start("logs", "-f", job)
+    store = Store(laptop.store)
+    wait_for(following, lambda: any(store.receipt(cell) is not None for cell in store.cell_ids()), within=240)
+    wait_for(following, lambda: len(store.cell_ids()) == 9)
+    out, _ = laptop.run("stop", job)
+    assert out == f"{job} stopped\n"
+    rest(following)
+    states = laptop.states()
+    assert states.count("finished") == 1
+    assert states.count("cancelled") == 8
+    kept = {cell: found.epochs[-1].epoch for cell in store.cell_ids() if (found := store.progress(cell))}
+    assert all(epoch > 0 for epoch in kept.values())
+    assert laptop.submit("--checkpoint-every", "1000").endswith("-2")
+    out, _ = laptop.run("logs", "-f")
+    assert "8 cells trained" in out
+    undisturbed = Service(tmp_path / "local", grid=LONG, database=database)
+    undisturbed.run("run")
+    assert laptop.table() == undisturbed.tables()["losses.csv"]
+
+
+def test_a_node_that_dies_costs_one_checkpoint_interval(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+    laptop = Submitter(tmp_path, cluster, database, LONG)
+    cluster.start("spare", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+    laptop.submit("--cohort-size", "3")
+    following = laptop.start("logs", "-f")
+    store = Store(laptop.store)
+
+    def all_begun() -> bool:
+        found = [store.progress(cell) for cell in store.cell_ids()]
+        return sum(progress is not None and bool(progress.epochs) for progress in found) == 9
+
+    wait_for(following, all_begun, within=240)
+    before = {cell: found.epochs for cell in store.cell_ids() if (found := store.progress(cell))}
+    cluster.kill("spare")
+    out, _ = following.communicate(timeout=300)
+    assert following.returncode == 0
+    assert "9 cells trained" in out
+    assert "a worker died; its cohort goes on from its checkpoints" in out
+    for cell, epochs in before.items():
+        receipt = store.receipt(cell)
+        assert receipt is not None
+        # What stood in a checkpoint was not trained again.
+        assert receipt.epochs[: len(epochs)] == epochs
+    assert cluster.alive() == {"head", "worker-1", "worker-2"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"RAY_AUTH_TOKEN": "x" * 40}, "the token is wrong"),
+        ({"RAY_AUTH_MODE": "disabled"}, "it wants a token"),
+    ],
+)
+def test_a_wrong_or_missing_token_is_one_line(
+    tmp_path: Path, cluster: RayCluster, database: Path, changed: dict[str, str], said: str
+) -> None:
+    laptop = Submitter(tmp_path, cluster, database)
+    laptop.environment |= changed
+    for command in ("submit", "list"):
+        out, err = laptop.run(command, code=2)
+        assert out == ""
+        assert err.startswith(f"error: Ray at {cluster.dashboard}: {said}")
+        assert err.count("\n") == 1
+        assert "x" * 40 not in err
+
+
+def test_nobody_at_the_address_is_one_line(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+    laptop = Submitter(tmp_path, cluster, database)
+    port = free_port()
+    for command, address in (("submit", f"http://127.0.0.1:{port}"), ("run", f"127.0.0.1:{port}")):
+        _, err = laptop.run(command, "--address", address, code=2)
+        assert err == f"error: Ray at {address}: cannot be reached (connection refused)\n"
+
+
+def test_what_would_be_lost_with_the_job_is_refused(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+    laptop = Submitter(tmp_path, cluster, database)
+    for arguments, said in (
+        (("--store", "results"), "--store: results would end with the job"),
+        (("--report", "tables"), "--report: tables would end with the job"),
+        (("--tracking-uri", "http://me:secret@127.0.0.1:5000"), "a job's command can be read by all"),
+        (("--tracking-uri", f"sqlite:///{tmp_path}/.pld_grid/mlflow.db"), "give an MLflow that the cluster reaches"),
+        (("--cohort-size", "none"), "Invalid value for '--cohort-size'"),
+    ):
+        _, err = laptop.run("submit", *arguments, code=2)
+        assert said in err
+        assert "secret" not in err
+    assert not laptop.store.exists()
+
+
+def test_ctrl_c_on_the_laptop_leaves_the_job_alone(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+    laptop = Submitter(tmp_path, cluster, database, LONG)
+    job = laptop.submit()
+    following = laptop.start("logs", "-f", job)
+    wait_for(following, lambda: Store(laptop.store).cell_ids(), within=240)
+    following.send_signal(signal.SIGINT)
+    rest(following)
+    assert re.search(r"state +running", laptop.run("status", job)[0])
+    assert laptop.run("stop", job)[0] == f"{job} stopped\n"

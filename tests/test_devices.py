@@ -1,0 +1,156 @@
+"""A cohort on several devices through the front door: real Ray, real gloo processes, real ends of processes."""
+
+from pathlib import Path
+
+import pytest
+from cells import make_cell
+from service import PROFILE, Service, all_gone, details, family, rest, wait_for
+
+from pld_grid import schedule, track
+from pld_grid.errors import InputError, ResourceError
+from pld_grid.profile import MachineSettings
+from pld_grid.schedule.devices import check_devices
+from pld_grid.spec import Cell, Recipe
+from pld_grid.store import Receipt, Store
+
+MICRO_BATCHES = PROFILE.replace("micro_batch_size: 180", "micro_batch_size: 90")
+TOGETHER = MICRO_BATCHES + "machine: {cpus_per_cohort: 1, devices_per_cohort: 2}\n"
+# So long that a process can be killed in the midst of it.
+LONG = "{student: small, epochs: 40, loss: ce}"
+GRID = f"cells: [{{teacher: big, student: small, epochs: 3, loss: [kd, pld]}}, {LONG}]"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: its schema takes MLflow ten seconds to make."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    track.prepare_database(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Service:
+    """A grid that ran on two devices without trouble."""
+    service = Service(tmp_path_factory.mktemp("pair") / "run", profile=TOGETHER, grid=GRID, database=database)
+    _, err = service.run("run")
+    assert "4 cells trained" in err
+    assert "Traceback" not in err
+    return service
+
+
+def receipts(service: Service) -> dict[str, Receipt]:
+    """All receipts of a service's store, by cell id."""
+    store = Store(service.store)
+    found = {cell_id: store.receipt(cell_id) for cell_id in store.cell_ids()}
+    return {cell_id: receipt for cell_id, receipt in found.items() if receipt is not None}
+
+
+def test_two_devices_give_the_curves_of_one(tmp_path: Path, database: Path, pair: Service) -> None:
+    service = Service(tmp_path, profile=MICRO_BATCHES, grid=GRID, database=database)
+    service.run("run")
+    found, expected = receipts(pair), receipts(service)
+    assert found.keys() == expected.keys()
+    for cell_id, receipt in found.items():
+        assert receipt.state == expected[cell_id].state == "finished"
+        assert len(receipt.epochs) == len(expected[cell_id].epochs)
+        # Later, what rounding has changed has grown.
+        for record, wanted in zip(receipt.epochs[:3], expected[cell_id].epochs, strict=False):
+            for name in record.metrics.keys() - {"images_per_second"}:
+                # One or two of 355 images may fall to the other side.
+                close = {"abs": 0.6} if "top" in name else {"rel": 5e-3}
+                assert record.metrics[name] == pytest.approx(wanted.metrics[name], **close), name
+
+
+# A process that trains, and the one that all of them belong to.
+@pytest.mark.parametrize("victim", ["RayTrainWorker", "ImplicitFunc"])
+def test_a_cohort_goes_on_after_a_process_of_it_died(
+    tmp_path: Path, database: Path, pair: Service, victim: str
+) -> None:
+    service = Service(tmp_path, profile=TOGETHER, grid=f"cells: {LONG}", database=database)
+    process = service.start("run")
+    try:
+        # A group of processes takes its time to start on a busy machine.
+        wait_for(process, lambda: list(service.store.glob("*/checkpoints/000002.json")), within=300)
+        started = family(process)
+        [each for each in started if victim in each.name()][-1].kill()
+        err = rest(process)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, err
+    assert "a worker died; its cohort goes on from its checkpoints" in err
+    assert "1 cells trained" in err
+    ((cell_id, receipt),) = receipts(service).items()
+    assert receipt.weights_sha256 == receipts(pair)[cell_id].weights_sha256
+    assert all_gone(started), details(started)
+
+
+def test_what_one_device_raises_is_said_and_not_tried_again(tmp_path: Path, database: Path) -> None:
+    service = Service(tmp_path, profile=TOGETHER, grid=f"cells: {LONG}", database=database)
+    # The data is torn while the other device waits for this one.
+    (tmp_path / "sitecustomize.py").write_text("""
+import os, numpy
+read = numpy.loadtxt
+def broken(*arguments, **options):
+    if os.environ.get("RANK") == "1":
+        from pld_grid.train.loader import Loader
+        train = Loader.train
+        def torn(self, epoch):
+            for number, batch in enumerate(train(self, epoch)):
+                if number == 3:
+                    raise OSError("the disk is gone")
+                yield batch
+        Loader.train = torn
+    return read(*arguments, **options)
+numpy.loadtxt = broken
+""")
+    service.environment["PYTHONPATH"] = str(tmp_path)
+    _, err = service.run("run", code=1)
+    assert "OSError: the disk is gone (sitecustomize.py:" in err
+    assert "a worker died" not in err
+    assert "1 cells failed" in err
+
+
+def of_batches(batch: int, micro: int) -> Cell:
+    """A cell whose batches have so many images."""
+    return make_cell(recipe=Recipe(batch_size=batch, micro_batch_size=micro, warmup_epochs=1, mean=(0.3,), std=(0.4,)))
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "micro", "message"),
+    [
+        (3, 2048, 256, r"^devices_per_cohort 3 does not divide the 8 micro-batches of a batch \(2048 / 256\); "
+         r"use 1, 2, 4 or 8$"),
+        (16, 2048, 256, r"16 does not divide the 8 micro-batches .*; use 1, 2, 4 or 8$"),
+        (2, 64, 64, r"2 does not divide the 1 micro-batch of a batch \(64 / 64\); use 1$"),
+    ],
+)  # fmt: skip
+def test_devices_that_cannot_share_a_batch_are_refused(devices: int, batch: int, micro: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_devices(MachineSettings(devices_per_cohort=devices), [of_batches(batch, micro)])
+
+
+def test_devices_that_can_share_a_batch_are_not() -> None:
+    check_devices(MachineSettings(devices_per_cohort=4), [of_batches(2048, 256), of_batches(1024, 256)])
+    check_devices(MachineSettings(), [of_batches(64, 64)])
+
+
+def test_a_cohort_is_as_large_as_all_its_devices() -> None:
+    machine = MachineSettings(cpus_per_cohort=2, gpus_per_cohort=1, devices_per_cohort=4)
+    schedule.check_resources(machine, {"CPU": 8, "GPU": 4})
+    assert schedule.slots(machine, {"CPU": 16, "GPU": 8}) == 2
+    assert schedule.slots(machine, {"CPU": 15, "GPU": 8}) == 1
+    with pytest.raises(ResourceError, match=r"a cohort asks for 4 GPUs \(1 for each of 4 devices\), the cluster has 3"):
+        schedule.check_resources(machine, {"CPU": 8, "GPU": 3})
+    with pytest.raises(ResourceError, match=r"asks for 8 CPUs \(2 for each of 4 devices\), the cluster has 7"):
+        schedule.check_resources(machine, {"CPU": 7, "GPU": 4})
+
+
+def test_a_device_has_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"Alive": alive, "Resources": {"CPU": 5.0}} for alive in (True, True, False)]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    cluster = {"CPU": 10.0, "node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0}
+    assert schedule.slots(MachineSettings(cpus_per_cohort=3), cluster) == 2
+    assert schedule.slots(MachineSettings(cpus_per_cohort=3, devices_per_cohort=2), cluster) == 1
+    schedule.check_resources(MachineSettings(cpus_per_cohort=5, devices_per_cohort=2), cluster)
+    with pytest.raises(ResourceError, match="the cluster's 2 nodes have room for 0 devices of 6 CPUs, a cohort has 1"):
+        schedule.check_resources(MachineSettings(cpus_per_cohort=6), cluster)

@@ -1,0 +1,150 @@
+"""ImageNet's images: decoded, cut and resized as the paper says, whatever decodes them."""
+
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.io
+from PIL import Image
+from small_datasets import AUGMENTATIONS, imagenet, of, photos, recipe, write_folders
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from pld_grid.spec import Dataset
+from pld_grid.train import data
+from pld_grid.train.data import Splits
+from pld_grid.train.data._images import decode
+from pld_grid.train.data._split import DRAWS
+from pld_grid.train.randomness import uniforms
+
+Load = Callable[..., Splits]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small ImageNet, as image folders."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    write_folders(folder, photos())
+    return folder
+
+
+@pytest.fixture
+def load(folder: Path) -> Load:
+    def get(augmentation: str = "none", **changes: Any) -> Splits:
+        return data.load(imagenet(), recipe(3, augmentation=AUGMENTATIONS[augmentation], **changes), folder)
+
+    return get
+
+
+def write_jpeg(path: Path, height: int, width: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
+
+
+@pytest.mark.parametrize(("rounding", "shorter"), [("ceil", 236), ("floor", 235)])
+def test_evaluation_is_the_papers(tmp_path: Path, rounding: str, shorter: int) -> None:
+    shapes = {"a": (300, 260), "b": (240, 410)}
+    for name, (height, width) in shapes.items():
+        write_jpeg(tmp_path / "train" / name / "1.jpg", 40, 40)
+        write_jpeg(tmp_path / "val" / name / "1.jpg", height, width)
+    dataset = Dataset(name="imagenet", num_classes=2, channels=3, image_size=224)
+    made = recipe(3, evaluation_crop=0.95, resize_rounding=rounding)
+    images, target = data.load(dataset, made, tmp_path).validation.batch(np.arange(2), 0, 1)
+    assert target.tolist() == [0, 1]
+    for image, (name, (height, width)) in zip(images, shapes.items(), strict=True):
+        whole = torch.from_numpy(np.array(Image.open(tmp_path / "val" / name / "1.jpg"))).permute(2, 0, 1)
+        scale = shorter / min(height, width)
+        size = [shorter, int(width * scale)] if height < width else [int(height * scale), shorter]
+        resized = F.resize(whole, size, InterpolationMode.BICUBIC, antialias=True)
+        top, left = (round((side - 224) / 2.0) for side in size)
+        assert torch.equal(image, resized[:, top : top + 224, left : left + 224])
+
+
+def jpegs() -> Iterator[Any]:
+    """JPEGs of every kind that ImageNet has: colours, subsampling, progressive or not, odd sizes."""
+    random = np.random.default_rng(0)
+    for mode, subsampling, progressive in itertools.product(("RGB", "L", "CMYK"), (0, 1, 2), (False, True)):
+        height, width = (int(side) for side in random.integers(17, 130, 2))
+        coarse = random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=90, subsampling=subsampling, progressive=progressive)
+        yield pytest.param(data.getvalue(), id=f"{mode} {height}x{width} {subsampling} {progressive}")
+
+
+def without_torchvisions_decoder(patch: pytest.MonkeyPatch, calls: list[str]) -> None:
+    def refuse(*_: object) -> None:
+        calls.append("torchvision")
+        raise RuntimeError("moved to TorchCodec")
+
+    patch.setattr(torchvision.io, "decode_jpeg", refuse, raising=False)
+
+
+@pytest.mark.skipif(not hasattr(torchvision.io, "decode_jpeg"), reason="torchvision no longer decodes")
+@pytest.mark.parametrize("data", list(jpegs()))
+def test_both_decoders_give_the_same_pixels(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", None)
+        assert np.array_equal(decode(data).numpy(), expected)
+    calls: list[str] = []
+    without_torchvisions_decoder(monkeypatch, calls)
+    assert np.array_equal(decode(data).numpy(), expected)
+    assert calls == ["torchvision"]
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    assert np.array_equal(decode(data).numpy(), expected)
+
+
+def test_other_formats_are_read_too() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    assert np.array_equal(decode(data.getvalue()).numpy(), pixels)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_pixels_do_not_depend_on_threads_or_the_decoder(
+    load: Load, augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits, indices = vars(load(augmentation)).values(), np.arange(9)
+    expected = [split.batch(indices, 3, 2)[0] for split in splits]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for split, images in zip(splits, expected, strict=True):
+                assert torch.equal(split.batch(indices, 3, 2)[0], images)
+    finally:
+        torch.set_num_threads(before)
+    without_torchvisions_decoder(monkeypatch, [])
+    for split, images in zip(splits, expected, strict=True):
+        assert torch.equal(split.batch(indices, 3, 2)[0], images)
+
+
+def test_a_row_is_the_part_of_its_image_that_its_draws_say(load: Load) -> None:
+    """Read by Pillow, cut and resized by torchvision: another way to the same pixels."""
+    made, size = AUGMENTATIONS["random_resized"], imagenet().image_size
+    images, _ = load("random_resized").train.batch(np.arange(12), 3, 2)
+    draws = uniforms(3, 2, np.arange(12), DRAWS)
+    for photo, image, draw in zip(of("train", photos()), images, draws, strict=True):
+        whole = torch.from_numpy(np.array(Image.open(io.BytesIO(photo.data)).convert("RGB"))).permute(2, 0, 1)
+        height, width = whole.shape[-2:]
+        area = height * width * (made.scale[0] + (made.scale[1] - made.scale[0]) * draw[2])
+        ratio = made.ratio[0] * (made.ratio[1] / made.ratio[0]) ** draw[3]
+        w, h = min(round(math.sqrt(area * ratio)), width), min(round(math.sqrt(area / ratio)), height)
+        top, left = int(draw[0] * (height - h + 1)), int(draw[1] * (width - w + 1))
+        part = F.resized_crop(whole, top, left, h, w, [size, size], InterpolationMode.BICUBIC, antialias=True)
+        assert torch.equal(image, part.flip(-1) if draw[4] < 0.5 else part)
+
+
+def test_training_without_a_random_crop_is_centred(load: Load) -> None:
+    plain = load()
+    train = plain.train.batch(np.arange(4), 0, 1)[0]
+    assert torch.equal(train, plain.train.batch(np.arange(4), 8, 9)[0])
