@@ -58,8 +58,9 @@ class MachineSettings(Frozen):
     """How cells run, which is no part of the experiment: resources per cohort, loader, checkpoints.
 
     `gpus_per_cohort` may be a fraction; `devices_per_cohort` such shares, each with its own process, train a cohort
-    together; `cohort_size` limits how many students share one trial. `channels_last` and
-    `compile` change the order in which numbers are added up, hence their last digits; the others change none.
+    together; `cohort_size` limits how many students share one trial. `channels_last`,
+    `compile` and `devices_per_cohort` change the order in which numbers are added up, hence their last digits; the
+    others change none.
     """
 
     cpus_per_cohort: Positive = 1

@@ -50,6 +50,7 @@ class Provenance(Frozen):
     threads: int
     channels_last: bool = False
     compile: bool = False
+    devices: int = 1
     started: float
     ended: float
 

@@ -95,8 +95,8 @@ def plan(
 def _device_hours(machine: Any, busy_seconds: float) -> list[tuple[str, float]]:
     """What busy slots come to: GPU-hours where cohorts have GPUs, else CPU-hours."""
     if machine.gpus_per_cohort:
-        return [("gpu_hours", machine.gpus_per_cohort * busy_seconds / 3600)]
-    return [("cpu_hours", machine.cpus_per_cohort * busy_seconds / 3600)]
+        return [("gpu_hours", machine.devices_per_cohort * machine.gpus_per_cohort * busy_seconds / 3600)]
+    return [("cpu_hours", machine.devices_per_cohort * machine.cpus_per_cohort * busy_seconds / 3600)]
 
 
 def _print_costs(costs: "dict[str, Forecast]", machine: Any) -> None:

@@ -348,6 +348,7 @@ class _Training:
                     threads=torch.get_num_threads(),
                     channels_last=self.machine.channels_last,
                     compile=self.machine.compile,
+                    devices=self.group.size,
                     started=student.started,
                     ended=time.time(),
                 ),
