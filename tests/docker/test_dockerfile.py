@@ -71,7 +71,8 @@ def test_everything_is_installed_under_the_constraints(stages: dict[str, Stage],
 
 def test_the_two_targets_differ_in_torch_alone(stages: dict[str, Stage]) -> None:
     cpu, cuda = stages["cpu-packages"], stages["cuda-packages"]
-    assert cpu.all("ARG") == ["TORCH_CPU_INDEX_URL=https://download.pytorch.org/whl/cpu"]
+    # No address of somebody else's is built in.
+    assert cpu.all("ARG") == ["TORCH_CPU_INDEX_URL"]
     (from_index,) = (run for run in cpu.all("RUN") if "--index-url" in run)
     assert "--no-deps" in from_index
     assert "/requirements/torch.txt" in from_index
