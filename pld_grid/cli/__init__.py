@@ -1,5 +1,6 @@
 """`pld-grid`: parse, call the API, print. A file per family of commands."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -47,7 +48,9 @@ def script() -> None:
     if not isinstance(code, int):
         sys.exit(str(code))
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # Whoever read it may have read enough.
+        with contextlib.suppress(OSError):
+            stream.flush()
     # Taking torch and timm apart module by module takes a second or two. What is ours is closed by now.
     os._exit(code)
