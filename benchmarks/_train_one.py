@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.train.cohort import Surroundings, train_cohort
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell, Dataset, Loss, Model, Optimizer, Recipe
 from pld_grid.store import Provenance, Receipt, Store
 from pld_grid.train import data, losses

@@ -38,7 +38,7 @@ from torchvision import transforms
 
 import pld_grid
 from pld_grid.grid import Grid
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Augmentation, Cell, Loss
 from pld_grid.store import Store
 from pld_grid.train import data, losses

@@ -25,9 +25,9 @@ from _scale_parts import grid_text
 
 from pld_grid import api
 from pld_grid.cost import Calibration, Costs, Rate, requests
+from pld_grid.machine import ByStudent, MachineSettings
 from pld_grid.packing import Group, Job, Part, lower_bound, makespan, pack
-from pld_grid.plan import make_plan
-from pld_grid.profile import MachineSettings
+from pld_grid.plan import Room, make_plan
 
 CELLS = 10_000
 SLOTS = (8, 64, 1000)
@@ -166,7 +166,7 @@ def real_plans() -> dict[int, float]:
         times = []
         for _ in range(ROUNDS):
             started = time.perf_counter()
-            planned = make_plan(loaded, slots=slots, costs=costs)
+            planned = make_plan(loaded, rooms=ByStudent(Room(slots=slots, costs=costs)))
             times.append(time.perf_counter() - started)
         assert planned.forecast is not None
         found[slots] = statistics.median(times)

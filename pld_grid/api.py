@@ -18,8 +18,9 @@ from pld_grid.errors import InputError, listing
 from pld_grid.events import Event
 from pld_grid.grid import MAX_CELLS, Grid
 from pld_grid.grid import load_grid as _load_grid
-from pld_grid.plan import Forecast, Plan, compare, make_plan
-from pld_grid.profile import MachineSettings, Profile, find_profile
+from pld_grid.machine import Machines, MachineSettings
+from pld_grid.plan import Forecast, Plan, Room, Rooms, compare, make_plan
+from pld_grid.profile import Profile, find_profile
 from pld_grid.profile import load_profile as _load_profile
 from pld_grid.progress import Progress, duration
 from pld_grid.records import Record
@@ -28,7 +29,7 @@ from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
 __all__ = [
-    "RunSummary", "Workspace", "calibrate", "fetch_records", "load_grid", "load_grids", "load_profile", "machine_of",
+    "RunSummary", "Workspace", "calibrate", "fetch_records", "load_grid", "load_grids", "load_profile", "machines_of",
     "missing_weights", "paper_folder", "plan", "price", "print_tables", "report", "run", "sync",
 ]  # fmt: skip
 
@@ -81,11 +82,11 @@ def load_grid(path: str | Path, profile: str = "digits", *, seeds: int | None = 
     return load_grids([path], profile, seeds=seeds)[0]
 
 
-def machine_of(grids: Sequence[Grid], **changes: Any) -> MachineSettings:
-    """The profile's machine settings with the changes that are not None. Raises InputError for a bad value."""
-    settings = grids[0].profile.machine.model_dump() | {k: v for k, v in changes.items() if v is not None}
+def machines_of(grids: Sequence[Grid], **changes: Any) -> Machines:
+    """The profile's machine settings, each with the changes that are not None. Raises InputError for a bad value."""
+    given = {name: value for name, value in changes.items() if value is not None}
     try:
-        return MachineSettings.model_validate(settings)
+        return grids[0].profile.machines.map(lambda each: MachineSettings.model_validate(each.model_dump() | given))
     except ValueError as error:
         first = error.errors()[0] if hasattr(error, "errors") else {"loc": ("machine",), "msg": str(error)}
         flag = str(first["loc"][0]).replace("_", "-")
@@ -97,7 +98,7 @@ def _finished(grids: Sequence[Grid], store: Store) -> frozenset[str]:
 
 
 def plan(
-    grids: Sequence[Grid], workspace: Workspace | None = None, *, machine: MachineSettings | None = None,
+    grids: Sequence[Grid], workspace: Workspace | None = None, *, machines: Machines | None = None,
     slots: int | None = None, device: str | None = None,
 ) -> Plan:  # fmt: skip
     """What the grids need and what is still to do; touches neither data nor Ray.
@@ -106,17 +107,17 @@ def plan(
     calibration prices it (default: this machine's, or the only one that the store has). Raises InputError for a
     device without one.
     """
-    return make_plan(grids, **_planning(grids, workspace, machine, slots, device))
+    return make_plan(grids, *_planning(grids, workspace, machines, slots, device))
 
 
 def price(
-    grids: Sequence[Grid], workspace: Workspace | None = None, *, machine: MachineSettings | None = None,
+    grids: Sequence[Grid], workspace: Workspace | None = None, *, machines: Machines | None = None,
     slots: int | None = None, device: str | None = None,
 ) -> tuple[Plan, dict[str, Forecast]]:  # fmt: skip
     """`plan`, and its forecast beside that of running without cohorts, or grid by grid; empty without calibration."""
-    settings = _planning(grids, workspace, machine, slots, device)
-    planned = make_plan(grids, **settings)
-    return planned, compare(planned, grids, **settings)
+    finished, rooms = _planning(grids, workspace, machines, slots, device)
+    planned = make_plan(grids, finished, rooms)
+    return planned, compare(planned, grids, finished, rooms)
 
 
 def missing_weights(planned: Plan, weights_folder: str | None = None) -> list[str]:
@@ -127,29 +128,30 @@ def missing_weights(planned: Plan, weights_folder: str | None = None) -> list[st
 
 
 def _planning(
-    grids: Sequence[Grid], workspace: Workspace | None, machine: MachineSettings | None, slots: int | None,
-    device: str | None,
-) -> dict[str, Any]:  # fmt: skip
+    grids: Sequence[Grid], workspace: Workspace | None, machines: Machines | None, slots: int | None, device: str | None
+) -> tuple[frozenset[str], Rooms]:
+    """What is finished, and where the rest would run."""
     from pld_grid import schedule
 
-    machine = machine or grids[0].profile.machine
-    schedule.check_devices(machine, (cell for grid in grids for cell in grid.cells()))
-    store = Store((workspace or Workspace.default()).store)
-    costs = costs_of(store, machine, device)
-    calibration, here = costs.calibration, schedule.slots(machine, local_resources())
-    return {
-        "finished": _finished(grids, store),
-        "slots": slots or (calibration.slots if device and calibration else here),
-        "cohort_size": machine.cohort_size,
-        "costs": costs,
-    }
+    machines = machines or grids[0].profile.machines
+    schedule.check_devices(machines, (cell for grid in grids for cell in grid.cells()))
+    store, here = Store((workspace or Workspace.default()).store), local_resources()
+
+    def room(machine: MachineSettings) -> Room:
+        costs = costs_of(store, machine, device)
+        if slots is not None:
+            return Room(machine, slots, costs)
+        named = costs.calibration if device else None
+        return Room(machine, named.slots if named else schedule.slots(machine, here), costs)
+
+    return _finished(grids, store), machines.map(room)
 
 
 def run(
     grids: Sequence[Grid],
     workspace: Workspace | None = None,
     *,
-    machine: MachineSettings | None = None,
+    machines: Machines | None = None,
     address: str | None = None,
     data_folder: str | None = None,
     weights_folder: str | None = None,
@@ -174,12 +176,9 @@ def run(
 
     workspace = workspace or Workspace.default()
     console = console or Console(stderr=True)
-    machine = machine or grids[0].profile.machine
-    told = replace(surroundings(grids, workspace, machine, data_folder, weights_folder), run=uuid.uuid4().hex)
-    if address is None:
-        schedule.check_resources(machine, local_resources())
+    machines = machines or grids[0].profile.machines
+    told = replace(surroundings(grids, workspace, data_folder, weights_folder), run=uuid.uuid4().hex)
     store = Store(workspace.store)
-    store.check_writable()
     cells = {cell.cell_id: cell for grid in grids for cell in grid.cells()}
     finished = store.finished(cells.values())
     teachers = {c.teacher.cell_id for i, c in cells.items() if i not in finished and c.teacher is not None}
@@ -188,7 +187,11 @@ def run(
     # Only a teacher's receipt can have been set aside, so a finished grid reads its receipts once.
     finished -= {i for i in teachers if store.receipt(i) is None}
     everything = make_plan(grids, finished)
-    schedule.check_devices(machine, everything.pending)
+    schedule.check_devices(machines, everything.pending)
+    needed = {machines.of(cell): None for cell in everything.pending}
+    if address is None:
+        schedule.check_resources(needed, local_resources())
+    store.check_writable()
     fetched = check_weights(everything.pending, weights_folder)
     if fetched:
         console.print(f"published weights that timm will fetch: {listing(fetched)}", soft_wrap=True)
@@ -198,15 +201,20 @@ def run(
         if everything.pending:
             stack.enter_context(stoppable(store, told.run, grace, console))
             resources = stack.enter_context(schedule.cluster(address))
-            schedule.check_resources(machine, resources)
-            slots = schedule.slots(machine, resources)
-            device = local_device(machine) if address is None else schedule.inspect(machine).device
-            costs = Costs(find(store, machine, device), machine)
-            current = make_plan(grids, everything.finished, slots=slots, cohort_size=machine.cohort_size, costs=costs)
+            schedule.check_resources(needed, resources)
+
+            def room(machine: MachineSettings) -> Room:
+                if machine not in needed:
+                    return Room(machine)
+                device = local_device(machine) if address is None else schedule.inspect(machine).device
+                return Room(machine, schedule.slots(machine, resources), Costs(find(store, machine, device), machine))
+
+            rooms = machines.map(room)
+            current = make_plan(grids, everything.finished, rooms)
             if current.forecast is not None:
-                expected = duration(current.forecast.seconds)
+                expected, slots = duration(current.forecast.seconds), current.forecast.slots
                 console.print(f"{len(current.pending)} cells to train, about {expected} with {slots} slots")
-                progress.weigh({cell.cell_id: costs.student(cell).seconds for cell in current.pending})
+                progress.weigh({c.cell_id: rooms.of(c).costs.student(c).seconds for c in current.pending})
         mirror = stack.enter_context(_mirrored(grids, current, store, workspace, console))
 
         def listener(event: Event) -> None:

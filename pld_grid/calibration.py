@@ -2,13 +2,19 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from pld_grid import cost
 from pld_grid.errors import InputError, listing
 from pld_grid.grid import Grid
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import Machines, MachineSettings
+from pld_grid.spec import Cell
 from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
+
+if TYPE_CHECKING:
+    from pld_grid.train.cohort import Surroundings
 
 
 def costs_of(store: Store, machine: MachineSettings, device: str | None = None) -> cost.Costs:
@@ -29,18 +35,26 @@ def local_device(machine: MachineSettings) -> str:
     return device_name(device_of(machine))
 
 
+class Measured(NamedTuple):
+    """What is known of a kind of device, and which of it was measured now."""
+
+    calibration: cost.Calibration
+    rates: tuple[cost.Rate, ...]
+
+
 def calibrate(
     grids: Sequence[Grid],
     workspace: Workspace | None = None,
     *,
-    machine: MachineSettings | None = None,
+    machines: Machines | None = None,
     address: str | None = None,
     data_folder: str | None = None,
     again: bool = False,
-) -> tuple[cost.Calibration, tuple[cost.Rate, ...]]:
+) -> list[Measured]:
     """Measures what prices the grids' cells on this machine, or on the cluster at `address`, and keeps it in the store.
 
-    Returns the calibration and what was measured now; `again` measures what is known too.
+    Returns what each of the machine settings that these cells run with is known to cost; `again` measures what is known
+    too.
 
     Raises:
         ResourceError: a cohort asks for more than the cluster has, or its devices are of several kinds.
@@ -50,32 +64,52 @@ def calibrate(
     from pld_grid import schedule
 
     workspace = workspace or Workspace.default()
-    machine = machine or grids[0].profile.machine
-    told = surroundings(grids, workspace, machine, data_folder)
+    machines = machines or grids[0].profile.machines
+    told = surroundings(grids, workspace, data_folder)
     store = Store(workspace.store)
-    cells = list({cell.cell_id: cell for grid in grids for cell in grid.cells()}.values())
+    wanted: dict[MachineSettings, list[Cell]] = {}
+    for cell in {cell.cell_id: cell for grid in grids for cell in grid.cells()}.values():
+        wanted.setdefault(machines.of(cell), []).append(cell)
 
     if address is None:
-        schedule.check_resources(machine, local_resources())
-        here = cost.find(store, machine, local_device(machine))
-        if here is not None and not again and not cost.Costs(here).missing(cells):
-            return here, ()
+        schedule.check_resources(wanted, local_resources())
+        here = {machine: cost.find(store, machine, local_device(machine)) for machine in wanted}
+        known = [
+            Measured(found, ())
+            for machine, found in here.items()
+            if found is not None and not cost.Costs(found).missing(wanted[machine])
+        ]
+        if len(known) == len(wanted) and not again:
+            return known
     store.check_writable()
     started = time.monotonic()
     with schedule.cluster(address) as resources:
-        schedule.check_resources(machine, resources)
+        schedule.check_resources(wanted, resources)
         connecting = time.monotonic() - started
-        slots = schedule.slots(machine, resources)
-        worker = schedule.inspect(machine)
-        old = cost.find(store, machine, worker.device)
-        # What other grids need stays known, whatever is measured again.
-        wanted = cost.Costs(None if again else old).missing(cells)
-        rates = schedule.measure_costs(wanted, told, slots, worker.device)
+        return [
+            _measure(
+                cells, replace(told, machine=machine), store, schedule.slots(machine, resources), connecting, again
+            )
+            for machine, cells in wanted.items()
+        ]
+
+
+def _measure(
+    cells: list[Cell], told: "Surroundings", store: Store, slots: int, connecting: float, again: bool
+) -> Measured:
+    """Measures what is not known of the device that workers have, and keeps it."""
+    from pld_grid import schedule
+
+    worker = schedule.inspect(told.machine)
+    old = cost.find(store, told.machine, worker.device)
+    # What other grids need stays known, whatever is measured again.
+    wanted = cost.Costs(None if again else old).missing(cells)
+    rates = schedule.measure_costs(wanted, told, slots, worker.device)
     calibration = cost.Calibration(
         device=worker.device,
         measured=time.strftime("%Y-%m-%d"),
         commit=told.commit,
-        machine=machine,
+        machine=told.machine,
         slots=slots,
         memory_bytes=worker.memory_bytes,
         base_bytes=worker.base_bytes,
@@ -85,4 +119,4 @@ def calibrate(
         rates=(old.rates if old is not None else {}) | rates,
     )
     cost.keep(store, calibration)
-    return calibration, tuple(rates.values())
+    return Measured(calibration, tuple(rates.values()))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell, Count, Frozen, Model, NonNegative
 from pld_grid.store import Store
 
@@ -136,11 +136,16 @@ def requests(cells: Iterable[Cell]) -> list[Request]:
 
 
 class Costs:
-    """Prices cohorts by a calibration; without one, in student-epochs and without bytes."""
+    """Prices cohorts by a calibration; without one, in student-epochs and without bytes.
+
+    Parts are measured on one device. Several that train a cohort together share the images of loading, teacher and
+    students; what they tell each other is not in the price.
+    """
 
     def __init__(self, calibration: Calibration | None = None, machine: MachineSettings | None = None) -> None:
         self.calibration, self.machine = calibration, machine or MachineSettings()
         self.rates = calibration.rates if calibration else {}
+        self.devices = self.machine.devices_per_cohort
 
     def fit(self, cells: Iterable[Cell]) -> bool:
         """Whether every part of these cells fits into a slot's memory by itself."""
@@ -157,13 +162,11 @@ class Costs:
         loading = self.rates[loading_key(cell)]
         if cell.is_measurement:
             part = self.rates[teacher_key(cell.student, cell)]
-            return Work(part.setup_seconds + loading.validation_images * part.train_seconds, part.held_bytes)
+            seconds = loading.validation_images * part.train_seconds / self.devices
+            return Work(part.setup_seconds + seconds, part.held_bytes)
         part = self.rates[student_key(cell)]
-        epoch = (
-            _images(loading, cell) * part.train_seconds
-            + loading.validation_images * part.validation_seconds
-            + part.checkpoint_seconds / self.machine.checkpoint_every
-        )
+        images = _images(loading, cell) * part.train_seconds + loading.validation_images * part.validation_seconds
+        epoch = images / self.devices + part.checkpoint_seconds / self.machine.checkpoint_every
         # What did not fit when it was measured alone is planned alone: the trainer tries, and says so.
         held = part.held_bytes if part.fits else self.calibration.memory_bytes
         return Work(part.setup_seconds + cell.epochs * epoch, held)
@@ -186,13 +189,12 @@ class Costs:
         load = loading.train_seconds
         if self.calibration.machine.loader_workers:
             load = max(0.0, load - teacher.train_seconds - min((s.train_seconds for s in students), default=0.0))
-        seconds = (
-            loading.setup_seconds
-            + teacher.setup_seconds
-            + epochs * _images(loading, first) * (load + teacher.train_seconds)
+        images = (
+            epochs * _images(loading, first) * (load + teacher.train_seconds)
             + max(epochs, 1) * loading.validation_images * loading.validation_seconds
             + loading.validation_images * teacher.train_seconds
         )
+        seconds = loading.setup_seconds + teacher.setup_seconds + images / self.devices
         published = [self.rates[teacher_key(cell.student, cell)] for cell in cells if cell.is_measurement]
         peak = max(part.peak_bytes for part in (teacher, *students, *published))
         return Work(seconds, self.calibration.base_bytes + teacher.held_bytes + peak)

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pld_grid.cost import Costs
 from pld_grid.grid import Grid
-from pld_grid.packing import Group, Job, Part, pack
+from pld_grid.machine import ByStudent, MachineSettings
+from pld_grid.packing import Group, Job, pack
 from pld_grid.spec import Cell
 
 
@@ -16,6 +17,7 @@ class Cohort:
     """Cells that see the same batches and the same teacher; one Ray trial trains them side by side."""
 
     cells: tuple[Cell, ...]
+    machine: MachineSettings = field(default_factory=MachineSettings)
 
     @property
     def teacher(self) -> Cell | None:
@@ -29,21 +31,46 @@ class Cohort:
 
     def halves(self) -> "tuple[Cohort, Cohort]":
         """Two cohorts of every other cell, for when this one does not fit into memory."""
-        return Cohort(self.cells[::2]), Cohort(self.cells[1::2])
+        return replace(self, cells=self.cells[::2]), replace(self, cells=self.cells[1::2])
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """Where cohorts run: with which settings, how many at a time, at which cost.
+
+    `costs` decides which students train side by side: as many as finish the wave early and fit into memory. Where a
+    part of it is missing, the number of epochs stands for the cost.
+    """
+
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    slots: int = 1
+    costs: Costs = field(default_factory=Costs)
+
+
+Rooms = ByStudent[Room]
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a calibration says beforehand: seconds on the clock, and seconds that slots are busy, summed."""
+    """What calibrations say beforehand: seconds on the clock, and those of busy slots, GPUs and CPUs, summed."""
 
     device: str
     slots: int
     seconds: float
-    busy_seconds: float
+    busy_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     def __add__(self, other: "Forecast") -> "Forecast":
         """One after the other."""
-        return Forecast(self.device, self.slots, self.seconds + other.seconds, self.busy_seconds + other.busy_seconds)
+        return Forecast(
+            self.device,
+            self.slots,
+            self.seconds + other.seconds,
+            self.busy_seconds + other.busy_seconds,
+            self.gpu_seconds + other.gpu_seconds,
+            self.cpu_seconds + other.cpu_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,6 +126,7 @@ class Plan:
                     {
                         "teacher": cohort.teacher.student.architecture if cohort.teacher else None,
                         "epochs": cohort.epochs,
+                        "accelerator": cohort.machine.accelerator,
                         "cells": [cell.cell_id for cell in cohort.cells],
                     }
                     for cohort in wave
@@ -108,20 +136,13 @@ class Plan:
         }
 
 
-def make_plan(
-    grids: Sequence[Grid],
-    finished: Collection[str] = (),
-    *,
-    slots: int = 1,
-    cohort_size: int | None = None,
-    costs: Costs | None = None,
-) -> Plan:
+def make_plan(grids: Sequence[Grid], finished: Collection[str] = (), rooms: Rooms | None = None) -> Plan:
     """Plans grids together, so that a cell which several of them need runs once.
 
-    `finished` are ids of cells with a receipt; `slots` is how many cohorts can run at a time; `cohort_size` limits
-    the students of a cohort. `costs` decides which students train side by side: as many as finish the wave early and
-    fit into memory. Where a part of it is missing, the number of epochs stands for the cost.
+    `finished` are ids of cells with a receipt; `rooms` where the others run: a cohort's cells have one room, and a wave
+    is over when it is in all of them.
     """
+    rooms = rooms or ByStudent(Room())
     cells: dict[str, Cell] = {}
     names: dict[str, list[str]] = defaultdict(list)
     students: set[str] = set()
@@ -133,38 +154,36 @@ def make_plan(
         students |= {entry.cell.cell_id for entry in grid.entries if entry.role != "teacher"}
     done = frozenset(cell_id for cell_id in cells if cell_id in finished)
     pending = [cell for cell_id, cell in cells.items() if cell_id not in done]
-    if costs is None or costs.missing(pending):
-        costs = Costs()
-    groups = _groups(pending, done)
-    packed = {level: _pack(groups[level], slots, cohort_size, costs) for level in sorted(groups)}
+    groups = _groups(pending, done, rooms)
+    costs = {
+        room: Costs() if room.costs.missing(cell for cell in pending if rooms.of(cell) is room) else room.costs
+        for room in rooms.values()
+    }
+    waves = [[_Packed(room, groups[level][room], costs[room]) for room in groups[level]] for level in sorted(groups)]
     return Plan(
         entries=sum(entry.role != "teacher" for grid in grids for entry in grid.entries),
         cells=cells,
         students=frozenset(students),
         finished=done,
-        waves=tuple(
-            tuple(_cohort(groups[level][part.group], part) for part in parts) for level, parts in packed.items()
-        ),
+        waves=tuple(tuple(cohort for packed in wave for cohort in packed.cohorts()) for wave in waves),
         grids={cell_id: tuple(found) for cell_id, found in names.items()},
-        forecast=_forecast(list(packed.values()), slots, costs, pending),
+        forecast=_forecast(rooms, waves, costs),
     )
 
 
-def compare(
-    planned: Plan, grids: Sequence[Grid], finished: Collection[str], *, slots: int, cohort_size: int | None,
-    costs: Costs,
-) -> dict[str, Forecast]:  # fmt: skip
+def compare(planned: Plan, grids: Sequence[Grid], finished: Collection[str], rooms: Rooms) -> dict[str, Forecast]:
     """What planned grids would cost otherwise: each by itself, and with every student alone; empty if unknown."""
     if planned.forecast is None:
         return {}
     found = {"as planned": planned.forecast}
-    for name, together, size in (
-        ("without sharing between grids", False, cohort_size),
-        ("without cohorts", True, 1),
-        ("without either", False, 1),
+    alone = rooms.map(lambda room: replace(room, machine=room.machine.model_copy(update={"cohort_size": 1})))
+    for name, together, chosen in (
+        ("without sharing between grids", False, rooms),
+        ("without cohorts", True, alone),
+        ("without either", False, alone),
     ):
         for part in [grids] if together else [[grid] for grid in grids]:
-            forecast = make_plan(part, finished, slots=slots, cohort_size=size, costs=costs).forecast
+            forecast = make_plan(part, finished, chosen).forecast
             if forecast is None:
                 return {}
             found[name] = found[name] + forecast if name in found else forecast
@@ -179,8 +198,8 @@ def _level(cell: Cell, finished: Collection[str]) -> int:
     return 1 + _level(teacher, finished)
 
 
-def _groups(cells: Iterable[Cell], finished: Collection[str]) -> dict[int, list[list[Cell]]]:
-    """By wave: lists of cells with the same batches, number of epochs and teacher.
+def _groups(cells: Iterable[Cell], finished: Collection[str], rooms: Rooms) -> dict[int, dict[Room, list[list[Cell]]]]:
+    """By wave and room: lists of cells with the same batches, number of epochs and teacher.
 
     A student without a teacher sees the same batches as those of any teacher, so it joins one of them: loading then
     costs it nothing. It joins the smallest group, which keeps cohorts even.
@@ -189,7 +208,7 @@ def _groups(cells: Iterable[Cell], finished: Collection[str]) -> dict[int, list[
     alone: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     levels: dict[tuple[Any, ...], int] = {}
     for cell in cells:
-        batches = (cell.stream(), cell.epochs)
+        batches = (rooms.of(cell), cell.stream(), cell.epochs)
         if cell.teacher is None:
             alone[batches].append(cell)
             continue
@@ -197,7 +216,7 @@ def _groups(cells: Iterable[Cell], finished: Collection[str]) -> dict[int, list[
         taught[key].append(cell)
         levels[key] = _level(cell, finished)
     needed = {c.teacher.cell_id for group in taught.values() for c in group if c.teacher is not None}
-    by_level: dict[int, list[list[Cell]]] = defaultdict(list)
+    by_level: dict[int, dict[Room, list[list[Cell]]]] = defaultdict(lambda: defaultdict(list))
     for batches, members in alone.items():
         # A teacher in the making cannot wait for a cohort that waits for it.
         teachers = [c for c in members if c.cell_id in needed]
@@ -207,35 +226,67 @@ def _groups(cells: Iterable[Cell], finished: Collection[str]) -> dict[int, list[
             taught[min(hosts, key=lambda key: len(taught[key]))].extend(others)
             others = []
         if teachers or others:
-            by_level[0].append(teachers + others)
+            by_level[0][batches[0]].append(teachers + others)
     for key, members in taught.items():
-        by_level[levels[key]].append(members)
+        by_level[levels[key]][key[0][0]].append(members)
     return by_level
 
 
-def _pack(groups: list[list[Cell]], slots: int, cohort_size: int | None, costs: Costs) -> list[Part]:
-    """Splits groups into the parts that train side by side, in the order in which they should start."""
-    priced = []
-    for group in groups:
-        shared = costs.shared(group)
-        work = [costs.student(cell) for cell in group]
-        jobs = tuple(Job(place, w.seconds, w.held_bytes) for place, w in enumerate(work))
-        priced.append(Group(shared.seconds, jobs, shared.held_bytes))
-    return pack(priced, slots, largest=cohort_size, memory=costs.memory)
+class _Packed:
+    """What one room does in a wave: groups split into parts that train side by side, in the order of their start."""
+
+    def __init__(self, room: Room, groups: list[list[Cell]], costs: Costs) -> None:
+        self.room, self.groups, self.costs = room, groups, costs
+        priced = []
+        for group in groups:
+            shared = costs.shared(group)
+            work = [costs.student(cell) for cell in group]
+            jobs = tuple(Job(place, w.seconds, w.held_bytes) for place, w in enumerate(work))
+            priced.append(Group(shared.seconds, jobs, shared.held_bytes))
+        self.parts = pack(priced, room.slots, largest=room.machine.cohort_size, memory=costs.memory)
+
+    def cohorts(self) -> list[Cohort]:
+        """The parts as cohorts."""
+        return [
+            Cohort(tuple(self.groups[part.group][job.name] for job in sorted(part.jobs, key=lambda job: job.name)),
+                   self.room.machine)
+            for part in self.parts
+        ]  # fmt: skip
+
+    def forecast(self) -> Forecast | None:
+        """What the wave takes here, without the start of the run; None if the costs are not known."""
+        calibration, machine = self.costs.calibration, self.room.machine
+        if calibration is None or not all(self.costs.fit(group) for group in self.groups):
+            return None
+        busy = sum(part.end - part.start for part in self.parts)
+        return Forecast(
+            device=calibration.device,
+            slots=self.room.slots,
+            seconds=calibration.wave_seconds + max(part.end for part in self.parts),
+            busy_seconds=busy,
+            gpu_seconds=busy * machine.devices_per_cohort * machine.gpus_per_cohort,
+            cpu_seconds=busy * machine.devices_per_cohort * machine.cpus_per_cohort,
+        )
 
 
-def _cohort(group: list[Cell], part: Part) -> Cohort:
-    return Cohort(tuple(group[place] for place in sorted(job.name for job in part.jobs)))
-
-
-def _forecast(waves: list[list[Part]], slots: int, costs: Costs, pending: list[Cell]) -> Forecast | None:
-    calibration = costs.calibration
-    if calibration is None or not costs.fit(pending):
+def _forecast(rooms: Rooms, waves: list[list[_Packed]], costs: dict[Room, Costs]) -> Forecast | None:
+    """The waves one after the other, the rooms of each side by side."""
+    used = {packed.room for wave in waves for packed in wave}
+    calibrations = [costs[room].calibration for room in rooms.values() if room in used or not waves]
+    known = [calibration for calibration in calibrations if calibration is not None]
+    if len(known) < len(calibrations):
         return None
-    return Forecast(
-        device=calibration.device,
-        slots=slots,
-        seconds=calibration.start_seconds * bool(waves)
-        + sum(calibration.wave_seconds + max(part.end for part in parts) for parts in waves),
-        busy_seconds=sum(part.end - part.start for parts in waves for part in parts),
+    total = Forecast(
+        device=", ".join(dict.fromkeys(calibration.device for calibration in known)),
+        slots=sum(room.slots for room in rooms.values() if room in used or not waves),
+        seconds=max(calibration.start_seconds for calibration in known) if waves else 0.0,
     )
+    for wave in waves:
+        side_by_side = [forecast for forecast in (packed.forecast() for packed in wave) if forecast is not None]
+        if len(side_by_side) < len(wave):
+            return None
+        longest = max(forecast.seconds for forecast in side_by_side)
+        for forecast in side_by_side:
+            total += replace(forecast, seconds=0.0)
+        total = replace(total, seconds=total.seconds + longest)
+    return total

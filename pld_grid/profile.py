@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from pld_grid.catalogue import Catalogue
 from pld_grid.errors import InputError, listing, nearest
+from pld_grid.machine import ByStudent, MachineClass, Machines, MachineSettings, model_key
 from pld_grid.reading import Document, Path_, one_line, read_file, show
 from pld_grid.spec import (
     Cell,
@@ -54,26 +53,6 @@ class TeacherSettings(Frozen):
     loss: Literal["ce", "ls"] = "ce"
 
 
-class MachineSettings(Frozen):
-    """How cells run, which is no part of the experiment: resources per cohort, loader, checkpoints.
-
-    `gpus_per_cohort` may be a fraction; `devices_per_cohort` such shares, each with its own process, train a cohort
-    together; `cohort_size` limits how many students share one trial. `channels_last`,
-    `compile` and `devices_per_cohort` change the order in which numbers are added up, hence their last digits; the
-    others change none.
-    """
-
-    cpus_per_cohort: Positive = 1
-    gpus_per_cohort: NonNegative = 0
-    devices_per_cohort: Count = 1
-    cohort_size: Count | None = None
-    loader_workers: Annotated[int, Field(ge=0, strict=True)] = 0
-    prefetch_batches: Count = 2
-    checkpoint_every: Count = 1
-    channels_last: Flag = False
-    compile: Flag = False
-
-
 class ProfileFile(Frozen):
     """The YAML of a profile."""
 
@@ -86,6 +65,7 @@ class ProfileFile(Frozen):
     models: dict[str, Model]
     epochs: dict[Count, Count] = {}
     machine: MachineSettings = MachineSettings()
+    machines: dict[str, MachineClass] = {}
 
 
 @dataclass(frozen=True)
@@ -101,8 +81,18 @@ class Profile:
 
     @property
     def machine(self) -> MachineSettings:
-        """Resources and loader settings."""
+        """Resources and loader settings of most cells."""
         return self.file.machine
+
+    @property
+    def machines(self) -> Machines:
+        """Resources and loader settings of all cells."""
+        others = []
+        for given in self.file.machines.values():
+            changes = given.model_dump(exclude={"students"}, exclude_unset=True)
+            models = frozenset(model_key(self.student(name)) for name in given.students)
+            others.append((models, self.machine.model_copy(update=changes)))
+        return ByStudent(self.machine, tuple(others))
 
     def epochs(self, epochs: int) -> int:
         """What the paper's number of epochs stands for here."""
@@ -272,6 +262,14 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
             _check_model(model, catalogue, info.num_classes)
         except ValueError as error:
             raise document.error(("models", name), str(error)) from None
+    placed: dict[str, str] = {}
+    for name, machine in file.machines.items():
+        for place, student in enumerate(machine.students):
+            key = ("machines", name, "students", place)
+            check(key, student, {*file.models, *catalogue.models}, "model")
+            if student in placed:
+                raise document.error(key, f'"{student}" is in machines.{placed[student]} already')
+            placed[student] = name
     recipe = document.parse(Recipe, ("recipe",))
     if len(recipe.mean) != info.channels:
         raise document.error(("recipe", "mean"), f"{len(recipe.mean)} values for {info.channels} channel(s)")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pld_grid import track
 from pld_grid.errors import InputError
 from pld_grid.grid import Grid
-from pld_grid.profile import MachineSettings
 
 if TYPE_CHECKING:
     from pld_grid.train.cohort import Surroundings
@@ -45,8 +44,7 @@ def local_resources() -> dict[str, float]:
 
 
 def surroundings(
-    grids: Sequence[Grid], workspace: Workspace, machine: MachineSettings, data_folder: str | None,
-    weights_folder: str | None = None,
+    grids: Sequence[Grid], workspace: Workspace, data_folder: str | None, weights_folder: str | None = None
 ) -> "Surroundings":  # fmt: skip
     """What workers are told, in paths that hold elsewhere. Raises InputError if the data folder is missing."""
     from pld_grid.train import data
@@ -60,7 +58,6 @@ def surroundings(
         store=workspace.store if "://" in workspace.store else str(Path(workspace.store).resolve()),
         data_folder=str(Path(data_folder).resolve()) if data_folder else None,
         weights_folder=str(Path(weights_folder).resolve()) if weights_folder else None,
-        machine=machine,
         commit=code_version(),
     )
 

@@ -76,7 +76,7 @@ def test_plan_is_readable_without_json(run: Run) -> None:
         (("plan", "mine.yaml", "mine.yaml"), "two grids are called mine"),
         (("run", "mine.yaml", "--cpus-per-cohort", "-1"), "--cpus-per-cohort: "),
         (("run", "mine.yaml", "--cpus-per-cohort", "nan"), "--cpus-per-cohort: "),
-        (("run", "mine.yaml", "--gpus-per-cohort", "64"), "a cohort asks for 64 GPUs, the cluster has "),
+        (("run", "mine.yaml", "--gpus-per-cohort", "64"), "a cohort asks for 1 CPUs and 64 GPUs, the cluster has "),
         (("run", "mine.yaml", "--cpus-per-cohort", "4096"), "a cohort asks for 4096 CPUs, the cluster has "),
         (("run", "mine.yaml", "--store", "mine.yaml"), "store mine.yaml: "),
         (("run", "mine.yaml", "--store", "nosuch://x"), "store nosuch://x: "),

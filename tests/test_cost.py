@@ -8,8 +8,8 @@ from cells import make_cell, make_distilled, make_measured
 from pld_grid import cost
 from pld_grid.cost import Calibration, Costs, Rate
 from pld_grid.grid import Grid
-from pld_grid.plan import compare, make_plan
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import ByStudent, MachineSettings
+from pld_grid.plan import Room, compare, make_plan
 from pld_grid.spec import Cell, Loss, Model, Optimizer, Recipe
 from pld_grid.store import Store
 
@@ -126,16 +126,17 @@ def test_checkpoints_are_paid_as_often_as_they_are_written() -> None:
 def test_what_does_not_fit_is_planned_alone_and_not_forecast(grid: MakeGrid) -> None:
     made = grid("cells: {teacher: ResNet-152, student: [ResNet-50, ViT-Small/16], loss: [kd, pld]}")
     calibration = calibration_of(*made.cells())
-    assert [len(cohort.cells) for cohort in make_plan([made], costs=Costs(calibration)).waves[1]] == [4]
+    plan = make_plan([made], rooms=ByStudent(Room(costs=Costs(calibration))))
+    assert [len(cohort.cells) for cohort in plan.waves[1]] == [4]
     students = [entry.cell for entry in made.entries]
     large = {cost.student_key(cell) for cell in students if "vit" in cell.student.architecture}
     rates = {k: Rate(what="vit", fits=False) if k in large else rate for k, rate in calibration.rates.items()}
     costs = Costs(calibration.model_copy(update={"rates": rates}))
-    plan = make_plan([made], costs=costs)
+    plan = make_plan([made], rooms=ByStudent(Room(costs=costs)))
     assert sorted(len(cohort.cells) for cohort in plan.waves[1]) == [1, 1, 2]
     assert plan.forecast is None
     vits = {cell.cell_id for cell in students if "vit" in cell.student.architecture}
-    assert make_plan([made], vits, costs=costs).forecast is not None
+    assert make_plan([made], vits, rooms=ByStudent(Room(costs=costs))).forecast is not None
 
 
 def test_without_a_calibration_epochs_are_the_cost() -> None:
@@ -182,14 +183,14 @@ def test_a_forecast_by_hand(grid: MakeGrid) -> None:
     assert teacher is not None
     first = costs.shared([teacher]).seconds + costs.student(teacher).seconds
     second = costs.shared(students).seconds + sum(costs.student(cell).seconds for cell in students)
-    forecast = make_plan([made], costs=costs).forecast
+    forecast = make_plan([made], rooms=ByStudent(Room(costs=costs))).forecast
     assert forecast is not None
     assert forecast.seconds == pytest.approx(100 + 2 * 20 + first + second)
     assert forecast.busy_seconds == pytest.approx(first + second)
-    after = make_plan([made], {teacher.cell_id}, costs=costs).forecast
+    after = make_plan([made], {teacher.cell_id}, rooms=ByStudent(Room(costs=costs))).forecast
     assert after is not None
     assert after.seconds == pytest.approx(100 + 20 + second)
-    done = make_plan([made], {c.cell_id for c in made.cells()}, costs=costs).forecast
+    done = make_plan([made], {c.cell_id for c in made.cells()}, rooms=ByStudent(Room(costs=costs))).forecast
     assert done is not None
     assert done.seconds == 0
 
@@ -197,32 +198,32 @@ def test_a_forecast_by_hand(grid: MakeGrid) -> None:
 def test_sharing_and_cohorts_are_compared(grid: MakeGrid) -> None:
     one, two = grid_of(grid, "loss: [kd, pld]"), grid_of(grid, "loss: [kd, dist]")
     costs = Costs(calibration_of(*one.cells(), *two.cells()))
-    settings = {"slots": 1, "cohort_size": None, "costs": costs}
-    found = compare(make_plan([one, two], (), **settings), [one, two], (), **settings)
+    rooms = ByStudent(Room(costs=costs))
+    found = compare(make_plan([one, two], (), rooms), [one, two], (), rooms)
     work = {name: forecast.busy_seconds for name, forecast in found.items()}
     assert list(work) == ["as planned", "without sharing between grids", "without cohorts", "without either"]
     assert work["as planned"] < work["without cohorts"] < work["without either"]
     assert work["as planned"] < work["without sharing between grids"] < work["without either"]
-    parts = [make_plan([grid], slots=1, costs=costs).forecast for grid in (one, two)]
+    parts = [make_plan([grid], rooms=ByStudent(Room(slots=1, costs=costs))).forecast for grid in (one, two)]
     assert found["without sharing between grids"].seconds == sum(f.seconds for f in parts if f is not None)
 
 
 def test_a_part_that_was_not_measured_gives_no_forecast(grid: MakeGrid) -> None:
     made, other = grid_of(grid, "loss: [kd, pld]"), grid_of(grid, "loss: [kd, dist]")
     costs = Costs(calibration_of(*made.cells()))
-    assert make_plan([made], costs=costs).forecast is not None
-    assert make_plan([other], costs=costs).forecast is None
-    settings = {"slots": 1, "cohort_size": None, "costs": costs}
-    assert compare(make_plan([other], (), **settings), [other], (), **settings) == {}
+    assert make_plan([made], rooms=ByStudent(Room(costs=costs))).forecast is not None
+    assert make_plan([other], rooms=ByStudent(Room(costs=costs))).forecast is None
+    rooms = ByStudent(Room(costs=costs))
+    assert compare(make_plan([other], (), rooms), [other], (), rooms) == {}
     # Nothing about a finished cell has to be known.
     dist = {entry.cell.cell_id for entry in other.entries if entry.cell.loss.name == "dist"}
-    assert make_plan([other], dist, costs=costs).forecast is not None
+    assert make_plan([other], dist, rooms=ByStudent(Room(costs=costs))).forecast is not None
 
 
 @pytest.mark.parametrize(("memory", "sizes"), [(10_000, [8]), (2_500, [3, 3, 2]), (1_700, [1] * 8), (10, [1] * 8)])
 def test_cohorts_fit_into_memory(grid: MakeGrid, memory: int, sizes: list[int]) -> None:
     made = grid_of(grid, "loss: kd, hyperparameters: {kd: {alpha: [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}}")
-    plan = make_plan([made], costs=Costs(calibration_of(*made.cells(), memory_bytes=memory)))
+    plan = make_plan([made], rooms=ByStudent(Room(costs=Costs(calibration_of(*made.cells(), memory_bytes=memory)))))
     assert sorted((len(cohort.cells) for cohort in plan.waves[1]), reverse=True) == sizes
 
 
@@ -236,7 +237,7 @@ def test_seconds_and_not_epochs_balance_the_slots(grid: MakeGrid) -> None:
     slow = {cost.student_key(e.cell) for e in made.entries if "vit" in e.cell.student.architecture}
     rates = {k: r.model_copy(update={"train_seconds": 100.0}) if k in slow else r for k, r in calibration.rates.items()}
     costs = Costs(calibration.model_copy(update={"rates": rates}))
-    plan = make_plan([made], slots=3, costs=costs)
+    plan = make_plan([made], rooms=ByStudent(Room(slots=3, costs=costs)))
     waves = [[cohort.cells[0].student.architecture for cohort in wave] for wave in plan.waves]
     # Three slots: a ViT each, and the cheap three beside one of them.
     assert sum("vit" in name for name in waves[1]) == 3

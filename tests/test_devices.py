@@ -8,7 +8,7 @@ from service import PROFILE, Service, all_gone, details, family, rest, wait_for
 
 from pld_grid import schedule, track
 from pld_grid.errors import InputError, ResourceError
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import ByStudent, MachineSettings
 from pld_grid.schedule.devices import check_devices
 from pld_grid.spec import Cell, Recipe
 from pld_grid.store import Receipt, Store
@@ -126,23 +126,25 @@ def of_batches(batch: int, micro: int) -> Cell:
 )  # fmt: skip
 def test_devices_that_cannot_share_a_batch_are_refused(devices: int, batch: int, micro: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_devices(MachineSettings(devices_per_cohort=devices), [of_batches(batch, micro)])
+        check_devices(ByStudent(MachineSettings(devices_per_cohort=devices)), [of_batches(batch, micro)])
 
 
 def test_devices_that_can_share_a_batch_are_not() -> None:
-    check_devices(MachineSettings(devices_per_cohort=4), [of_batches(2048, 256), of_batches(1024, 256)])
-    check_devices(MachineSettings(), [of_batches(64, 64)])
+    check_devices(ByStudent(MachineSettings(devices_per_cohort=4)), [of_batches(2048, 256), of_batches(1024, 256)])
+    check_devices(ByStudent(MachineSettings()), [of_batches(64, 64)])
 
 
 def test_a_cohort_is_as_large_as_all_its_devices() -> None:
     machine = MachineSettings(cpus_per_cohort=2, gpus_per_cohort=1, devices_per_cohort=4)
-    schedule.check_resources(machine, {"CPU": 8, "GPU": 4})
+    schedule.check_resources([machine], {"CPU": 8, "GPU": 4})
     assert schedule.slots(machine, {"CPU": 16, "GPU": 8}) == 2
     assert schedule.slots(machine, {"CPU": 15, "GPU": 8}) == 1
-    with pytest.raises(ResourceError, match=r"a cohort asks for 4 GPUs \(1 for each of 4 devices\), the cluster has 3"):
-        schedule.check_resources(machine, {"CPU": 8, "GPU": 3})
-    with pytest.raises(ResourceError, match=r"asks for 8 CPUs \(2 for each of 4 devices\), the cluster has 7"):
-        schedule.check_resources(machine, {"CPU": 7, "GPU": 4})
+    refused = "a cohort asks for 4 devices with 2 CPUs and 1 GPUs each, the cluster has room for 3"
+    for resources in ({"CPU": 8, "GPU": 3}, {"CPU": 7, "GPU": 4}):
+        with pytest.raises(ResourceError, match=refused):
+            schedule.check_resources([machine], resources)
+    with pytest.raises(ResourceError, match="asks for 2 CPUs and 1 GPUs, the cluster has 8 CPUs and 0 GPUs"):
+        schedule.check_resources([machine], {"CPU": 8})
 
 
 def test_a_device_has_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +153,24 @@ def test_a_device_has_room_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = {"CPU": 10.0, "node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0}
     assert schedule.slots(MachineSettings(cpus_per_cohort=3), cluster) == 2
     assert schedule.slots(MachineSettings(cpus_per_cohort=3, devices_per_cohort=2), cluster) == 1
-    schedule.check_resources(MachineSettings(cpus_per_cohort=5, devices_per_cohort=2), cluster)
-    with pytest.raises(ResourceError, match="the cluster's 2 nodes have room for 0 devices of 6 CPUs, a cohort has 1"):
-        schedule.check_resources(MachineSettings(cpus_per_cohort=6), cluster)
+    schedule.check_resources([MachineSettings(cpus_per_cohort=5, devices_per_cohort=2)], cluster)
+    with pytest.raises(ResourceError, match="a cohort asks for 6 CPUs, the largest of 2 nodes has 5 CPUs"):
+        schedule.check_resources([MachineSettings(cpus_per_cohort=6)], cluster)
+
+
+def test_devices_are_of_the_kind_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"10.0.0.1": "H100", "10.0.0.2": "A10G"}
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": gpus, f"node:{ip}": 1.0, f"accelerator_type:{kind}": 1.0}}
+        for gpus, (ip, kind) in zip((4.0, 8.0), kinds.items(), strict=True)
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    cluster = {"CPU": 16.0, "GPU": 12.0, **{f"node:{ip}": 1.0 for ip in kinds}}
+    one = MachineSettings(gpus_per_cohort=1, accelerator="H100")
+    assert schedule.slots(one, cluster) == 4
+    assert schedule.slots(one.model_copy(update={"accelerator": "A10G"}), cluster) == 8
+    schedule.check_resources([one, one.model_copy(update={"devices_per_cohort": 4})], cluster)
+    with pytest.raises(ResourceError, match="5 devices of kind H100 with 1 CPUs and 1 GPUs each, the cluster has room"):
+        schedule.check_resources([one, one.model_copy(update={"devices_per_cohort": 5})], cluster)
+    with pytest.raises(ResourceError, match=r'kind "A10", the cluster has: A10G, H100 \(did you mean "A10G"'):
+        schedule.check_resources([one.model_copy(update={"accelerator": "A10"})], cluster)

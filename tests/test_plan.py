@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pld_grid.grid import Grid, load_grid
-from pld_grid.plan import Plan, make_plan
+from pld_grid.machine import ByStudent, MachineSettings, model_key
+from pld_grid.plan import Plan, Room, make_plan
 from pld_grid.profile import Profile
 
 ROOT = Path(__file__).parent.parent
@@ -55,12 +56,12 @@ def test_any_plan_of_the_paper(tables: list[Grid], data: st.DataObject) -> None:
     ids = sorted({cell.cell_id for grid in grids for cell in grid.cells()})
     finished = data.draw(st.sets(st.sampled_from(ids)) | st.just(set(ids)))
     cohort_size = data.draw(st.none() | st.integers(1, 9))
-    slots = data.draw(st.integers(1, 20))
-    plan = make_plan(grids, finished | {"0" * 16}, slots=slots, cohort_size=cohort_size)
+    rooms = ByStudent(Room(MachineSettings(cohort_size=cohort_size), data.draw(st.integers(1, 20))))
+    plan = make_plan(grids, finished | {"0" * 16}, rooms)
     check(plan, cohort_size)
     assert plan.finished == finished
     assert plan.cells.keys() == set(ids)
-    again = make_plan(grids, finished, slots=slots, cohort_size=cohort_size)
+    again = make_plan(grids, finished, rooms)
     assert again.waves == plan.waves
 
 
@@ -141,7 +142,7 @@ def test_cohort_size(grid: MakeGrid, size: int) -> None:
     made = grid(
         f"cells: {{{BASE}, loss: kd, hyperparameters: {{kd: {{alpha: [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}}}}}}"
     )
-    plan = make_plan([made], cohort_size=size)
+    plan = make_plan([made], rooms=ByStudent(Room(MachineSettings(cohort_size=size))))
     check(plan, size)
     assert len(plan.waves[1]) == math.ceil(8 / size)
 
@@ -151,7 +152,7 @@ def test_slots_split_what_would_leave_them_idle(grid: MakeGrid, slots: int, coho
     made = grid(
         f"cells: {{{BASE}, loss: kd, hyperparameters: {{kd: {{alpha: [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}}}}}}"
     )
-    plan = make_plan([made], slots=slots)
+    plan = make_plan([made], rooms=ByStudent(Room(slots=slots)))
     check(plan)
     assert len(plan.waves[1]) == cohorts
     sizes = [len(cohort.cells) for cohort in plan.waves[1]]
@@ -160,8 +161,36 @@ def test_slots_split_what_would_leave_them_idle(grid: MakeGrid, slots: int, coho
 
 def test_enough_groups_are_not_split(grid: MakeGrid) -> None:
     made = grid(f"cells: {{{BASE}, loss: [kd, pld], seed: [0, 1, 2, 3]}}")
-    plan = make_plan([made], slots=4)
+    plan = make_plan([made], rooms=ByStudent(Room(slots=4)))
     assert [len(cohort.cells) for cohort in plan.waves[1]] == [2] * 4
+
+
+def test_students_of_another_machine_train_there(grid: MakeGrid, profile: Callable[[str], Profile]) -> None:
+    made = grid("cells: {teacher: ResNet-152, student: [ResNet-50, ViT-Small/16], loss: [kd, pld], seed: [0, 1]}")
+    large = MachineSettings(accelerator="H100", cohort_size=3)
+    vits = frozenset({model_key(profile("digits").student("ViT-Small/16"))})
+    plan = make_plan([made], (), ByStudent(Room(), ((vits, Room(large)),)))
+    check(plan)
+    students = [cohort for cohort in plan.waves[1] if cohort.machine == large]
+    assert [cell.student.architecture for cohort in students for cell in cohort.cells] == ["test_vit"] * 4
+    assert max(len(cohort.cells) for cohort in students) == 2  # its two seeds see different batches
+    assert {c.student.architecture for cohort in plan.waves[1] if cohort not in students for c in cohort.cells} == {
+        "test_resnet"
+    }
+    assert all(half.machine == large for half in students[0].halves())
+
+
+def test_a_teacher_on_another_machine_comes_first(grid: MakeGrid, profile: Callable[[str], Profile]) -> None:
+    """Where it trains, a student of another teacher sees its batches; it must not wait for that one."""
+    made = grid(
+        "cells:\n - {teacher: ResNet-152, student: ResNet-50, loss: kd}\n"
+        " - {teacher: ViT-Large/16, student: ResNet-152, loss: kd}\n"
+    )
+    teachers = frozenset({model_key(profile("digits").student("ResNet-152"))})
+    plan = make_plan([made], (), ByStudent(Room(), ((teachers, Room(MachineSettings(accelerator="H100"))),)))
+    check(plan)
+    trained = {cell.cell_id for cohort in plan.waves[0] for cell in cohort.cells}
+    assert trained == plan.teachers
 
 
 def test_an_empty_plan() -> None:

@@ -96,6 +96,34 @@ def test_machine_settings_do_not_name_cells(changed: Callable[..., Profile], pro
     assert other.teacher("ResNet-152").cell_id == profile("digits").teacher("ResNet-152").cell_id
 
 
+def test_some_students_may_run_elsewhere(changed: Callable[..., Profile]) -> None:
+    large = {"students": ["ViT-Large/16", "resnet18"], "accelerator": "H100", "devices_per_cohort": 2}
+    profile = changed({"machine.cpus_per_cohort": 3, "machines": {"large": large}})
+    usual, other = profile.machines.values()
+    assert usual == profile.machine
+    assert (other.accelerator, other.devices_per_cohort, other.cpus_per_cohort) == ("H100", 2, 3)
+    chosen = {name: profile.machines.of(profile.teacher(name)) for name in ("ViT-Large/16", "ViT-Base/16", "resnet18")}
+    assert chosen == {"ViT-Large/16": other, "ViT-Base/16": usual, "resnet18": other}
+
+
+@pytest.mark.parametrize(
+    ("machines", "message"),
+    [
+        (
+            {"a": {"students": ["ViT-Huge/16"]}},
+            r'machines\.a\.students\[0\].*unknown model "ViT-Huge/16".*did you mean',
+        ),
+        ({"a": {"students": ["resnet18"]}, "b": {"students": ["resnet18"]}}, r'"resnet18" is in machines\.a already'),
+        ({"a": {"students": []}}, r"machines\.a\.students"),
+        ({"a": {"accelerator": "H100"}}, 'missing key "students"'),
+        ({"a": {"students": ["resnet18"], "gpus": 1}}, 'unknown key "gpus".*gpus_per_cohort'),
+    ],
+)
+def test_bad_machines_are_refused(changed: Callable[..., Profile], machines: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        changed({"machines": machines})
+
+
 def test_key_order_does_not_name_cells(tmp_path: Path, catalogue: Catalogue, profile: Load) -> None:
     def backwards(value: object) -> object:
         return {k: backwards(v) for k, v in reversed(value.items())} if isinstance(value, dict) else value

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -51,15 +51,15 @@ def plan(
     from pld_grid import api
 
     loaded = load(grids, profile, seeds, max_cells)
-    machine = api.machine_of(
+    machines = api.machines_of(
         loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort,
         devices_per_cohort=devices_per_cohort, cohort_size=cohort_size,
     )  # fmt: skip
-    planned, costs = api.price(loaded, workspace_of(store), machine=machine, slots=slots, device=device)
+    planned, costs = api.price(loaded, workspace_of(store), machines=machines, slots=slots, device=device)
     summary = planned.summary()
     summary["missing_weights"] = api.missing_weights(planned, weights_dir)
     summary["costs"] = {
-        name: {"seconds": cost.seconds, **dict(_device_hours(machine, cost.busy_seconds))}
+        name: {"seconds": cost.seconds, "gpu_hours": cost.gpu_seconds / 3600, "cpu_hours": cost.cpu_seconds / 3600}
         for name, cost in costs.items()
     }
     if as_json:
@@ -82,24 +82,18 @@ def plan(
     for number, wave in enumerate(summary["schedule"], 1):
         for cohort in wave:
             teacher = f"teacher {cohort['teacher']}" if cohort["teacher"] else "no teacher"
+            place = f", on {cohort['accelerator']}" if cohort["accelerator"] else ""
             console.output.print(
-                f"wave {number}: {len(cohort['cells']):>3} cells, {cohort['epochs']} epochs, {teacher}"
+                f"wave {number}: {len(cohort['cells']):>3} cells, {cohort['epochs']} epochs, {teacher}{place}"
             )
     if summary["missing_weights"]:
         missing = f"published weights that are not on this machine: {listing(summary['missing_weights'])}"
         console.output.print(missing, soft_wrap=True, highlight=False)
     if summary["pending"]:
-        _print_costs(costs, machine)
+        _print_costs(costs)
 
 
-def _device_hours(machine: Any, busy_seconds: float) -> list[tuple[str, float]]:
-    """What busy slots come to: GPU-hours where cohorts have GPUs, else CPU-hours."""
-    if machine.gpus_per_cohort:
-        return [("gpu_hours", machine.devices_per_cohort * machine.gpus_per_cohort * busy_seconds / 3600)]
-    return [("cpu_hours", machine.devices_per_cohort * machine.cpus_per_cohort * busy_seconds / 3600)]
-
-
-def _print_costs(costs: "dict[str, Forecast]", machine: Any) -> None:
+def _print_costs(costs: "dict[str, Forecast]") -> None:
     from pld_grid.progress import duration
 
     if not costs:
@@ -112,9 +106,10 @@ def _print_costs(costs: "dict[str, Forecast]", machine: Any) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
     table.add_column("wall-clock", justify="right")
-    table.add_column("GPU-hours" if machine.gpus_per_cohort else "CPU-hours", justify="right")
+    on_gpus = bool(first.gpu_seconds)
+    table.add_column("GPU-hours" if on_gpus else "CPU-hours", justify="right")
     for name, cost in costs.items():
-        ((_, hours),) = _device_hours(machine, cost.busy_seconds)
+        hours = (cost.gpu_seconds if on_gpus else cost.cpu_seconds) / 3600
         table.add_row(name, duration(cost.seconds), f"{hours:.3g}")
     console.output.print(table)
 
@@ -135,14 +130,15 @@ def calibrate(
     from pld_grid import api
 
     loaded = load(grids, profile, seeds, max_cells)
-    machine = api.machine_of(loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort)
+    machines = api.machines_of(loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort)
     console.errors.print("measuring what is not known yet; up to a second or two for each part")
-    calibration, measured = api.calibrate(
-        loaded, workspace_of(store), machine=machine, address=address, data_folder=data_dir, again=again
+    found = api.calibrate(
+        loaded, workspace_of(store), machines=machines, address=address, data_folder=data_dir, again=again
     )
-    console.output.print(
-        f"{calibration.device}: {len(measured)} parts measured, {len(calibration.rates)} known", soft_wrap=True
-    )
-    for rate in measured:
-        if not rate.fits:
-            console.output.print(f"does not fit into a slot's memory: {rate.what}", soft_wrap=True)
+    for calibration, measured in found:
+        console.output.print(
+            f"{calibration.device}: {len(measured)} parts measured, {len(calibration.rates)} known", soft_wrap=True
+        )
+        for rate in measured:
+            if not rate.fits:
+                console.output.print(f"does not fit into a slot's memory: {rate.what}", soft_wrap=True)

@@ -65,7 +65,7 @@ def run(
     from pld_grid.progress import duration
 
     loaded = load(grids, profile, seeds, max_cells)
-    machine = api.machine_of(
+    machines = api.machines_of(
         loaded,
         cpus_per_cohort=cpus_per_cohort,
         gpus_per_cohort=gpus_per_cohort,
@@ -76,7 +76,7 @@ def run(
     workspace = workspace_of(store, tracking_uri, experiment)
     try:
         done = api.run(
-            loaded, workspace, machine=machine, address=address, data_folder=data_dir,
+            loaded, workspace, machines=machines, address=address, data_folder=data_dir,
             weights_folder=weights_dir, grace=api.GRACE if grace is None else grace, console=console.errors,
         )  # fmt: skip
     except KeyboardInterrupt:

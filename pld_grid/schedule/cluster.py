@@ -2,16 +2,18 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pld_grid.errors import ResourceError
-from pld_grid.profile import MachineSettings
+from pld_grid.errors import ResourceError, listing, nearest
+from pld_grid.machine import MachineSettings
 from pld_grid.schedule.address import check_reachable
 
 _PORT, _CLIENT_PORT = 6379, 10001
+# Ray's resource of a node that has such devices.
+_KIND = "accelerator_type:"
 
 # Read by Ray when it is imported or started, hence set here and not at the call.
 _ENVIRONMENT = {
@@ -84,38 +86,72 @@ def local_memory() -> int:
         return physical
 
 
-def check_resources(machine: MachineSettings, available: dict[str, float]) -> None:
-    """Raises ResourceError if one cohort needs more than the cluster has: Ray would wait for it for ever."""
-    devices = machine.devices_per_cohort
-    for name, each in (("CPU", machine.cpus_per_cohort), ("GPU", machine.gpus_per_cohort)):
-        if devices * each > available.get(name, 0):
-            share = f" ({each:g} for each of {devices} devices)" if devices > 1 else ""
-            raise ResourceError(
-                f"a cohort asks for {devices * each:g} {name}s{share}, the cluster has {available.get(name, 0):g} "
-                f"(--{name.lower()}s-per-cohort changes it)"
-            )
+def check_resources(machines: Iterable[MachineSettings], available: dict[str, float]) -> None:
+    """Raises ResourceError if a cohort needs more than the cluster has: Ray would wait for it for ever.
+
+    The error says what is the largest that fits. That of a machine which Ray has not looked at does not tell the kind
+    of its devices, so that these are taken as asked for.
+    """
     nodes = _nodes(available)
-    room = sum(_room(machine, node) for node in nodes)
-    if room < devices:
+    for machine in machines:
+        fitting = [node for node in nodes if _has_kind(machine, node)]
+        if not fitting:
+            kinds = sorted({name[len(_KIND) :] for node in nodes for name in node if name.startswith(_KIND)})
+            raise ResourceError(
+                f'a cohort asks for devices of kind "{machine.accelerator}", the cluster has: '
+                f"{listing(kinds) or 'none that Ray knows'}{nearest(machine.accelerator, kinds)}"
+            )
+        room, devices = sum(_room(machine, node) for node in fitting), machine.devices_per_cohort
+        if room >= devices:
+            continue
         gpus = f" and {machine.gpus_per_cohort:g} GPUs" if machine.gpus_per_cohort else ""
-        raise ResourceError(
-            f"the cluster's {len(nodes)} nodes have room for {room} devices of {machine.cpus_per_cohort:g} CPUs{gpus}, "
-            f"a cohort has {devices}"
-        )
+        kind = f" of kind {machine.accelerator}" if machine.accelerator else ""
+        need = f"{machine.cpus_per_cohort:g} CPUs{gpus}"
+        if room:
+            raise ResourceError(
+                f"a cohort asks for {devices} devices{kind} with {need} each, the cluster has room for {room} "
+                "(--devices-per-cohort changes it)"
+            )
+        largest = max(fitting, key=lambda node: (node.get("GPU", 0) if gpus else 0, node.get("CPU", 0)))
+        has = f"{largest.get('CPU', 0):g} CPUs" + (f" and {largest.get('GPU', 0):g} GPUs" if gpus else "")
+        flags = "--cpus-per-cohort and --gpus-per-cohort change it" if gpus else "--cpus-per-cohort changes it"
+        where = f"the largest of {len(fitting)} nodes" if len(fitting) > 1 else "the cluster"
+        raise ResourceError(f"a cohort asks for {need}{kind}, {where} has {has} ({flags})")
 
 
 def slots(machine: MachineSettings, available: dict[str, float]) -> int:
-    """How many cohorts can run at a time."""
-    return max(1, sum(_room(machine, node) for node in _nodes(available)) // machine.devices_per_cohort)
+    """How many cohorts can run at a time, if no others do."""
+    room = sum(_room(machine, node) for node in _nodes(available) if _has_kind(machine, node))
+    return max(1, room // machine.devices_per_cohort)
+
+
+def resources_per_device(machine: MachineSettings) -> dict[str, float]:
+    """What each process of a cohort asks Ray for."""
+    resources = {"CPU": machine.cpus_per_cohort}
+    if machine.gpus_per_cohort:
+        resources["GPU"] = machine.gpus_per_cohort
+    if machine.accelerator is not None:
+        # As Ray does it for tasks: each node has 1 of its kind, and gives a little of it to whoever asks.
+        resources[_KIND + machine.accelerator] = 0.001
+    return resources
 
 
 def _nodes(available: dict[str, float]) -> list[dict[str, float]]:
     """What each node has of a cluster's resources; those of a machine are one node's."""
-    if not any(name.startswith("node:") for name in available):
+    if not _is_cluster(available):
         return [available]
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _is_cluster(resources: dict[str, float]) -> bool:
+    """Whether Ray says so: then it names nodes."""
+    return any(name.startswith("node:") for name in resources)
+
+
+def _has_kind(machine: MachineSettings, node: dict[str, float]) -> bool:
+    return machine.accelerator is None or not _is_cluster(node) or _KIND + machine.accelerator in node
 
 
 def _room(machine: MachineSettings, node: dict[str, float]) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 
 from pld_grid.errors import InputError
 from pld_grid.events import Event, Listener
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import Machines
 from pld_grid.reading import one_line
+from pld_grid.schedule.cluster import resources_per_device
 from pld_grid.spec import Cell
 from pld_grid.train.cohort import Surroundings, train_cohort
 from pld_grid.train.device import out_of_memory
@@ -30,10 +31,12 @@ class WorkerDied(Exception):
     """A worker of the cohort ended without an error of its own: the cohort may be tried again."""
 
 
-def check_devices(machine: MachineSettings, cells: Iterable[Cell]) -> None:
+def check_devices(machines: Machines, cells: Iterable[Cell]) -> None:
     """Raises InputError unless the devices of a cohort can have the same share of every batch."""
-    devices = machine.devices_per_cohort
-    for batch, micro in sorted({(cell.recipe.batch_size, cell.recipe.micro_batch_size) for cell in cells}):
+    batches = {
+        (machines.of(cell).devices_per_cohort, cell.recipe.batch_size, cell.recipe.micro_batch_size) for cell in cells
+    }
+    for devices, batch, micro in sorted(batches):
         parts = batch // micro
         if parts % devices:
             *some, last = [str(number) for number in range(1, parts + 1) if parts % number == 0]
@@ -42,12 +45,6 @@ def check_devices(machine: MachineSettings, cells: Iterable[Cell]) -> None:
                 f"devices_per_cohort {devices} does not divide the {parts} micro-batch{'es' * (parts > 1)} of a batch "
                 f"({batch} / {micro}); use {valid}"
             )
-
-
-def resources_per_device(machine: MachineSettings) -> dict[str, float]:
-    """What each process of a cohort asks Ray for."""
-    gpus = {"GPU": machine.gpus_per_cohort} if machine.gpus_per_cohort else {}
-    return {"CPU": machine.cpus_per_cohort, **gpus}
 
 
 def train_on_devices(

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from pld_grid.cost import Rate, Request
 from pld_grid.errors import PldGridError, ResourceError, listing
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.reading import one_line
-from pld_grid.schedule.cluster import local_cpus, local_memory
+from pld_grid.schedule.cluster import local_cpus, local_memory, resources_per_device
 from pld_grid.train.cohort import Surroundings
 
 # Enough to make a machine as busy as a run does; more would only cost.
@@ -51,7 +51,9 @@ def _ask(machine: MachineSettings, function: Callable[[Any], Any], arguments: Se
     """Calls a function in workers with a cohort's resources, side by side."""
     import ray
 
-    task = ray.remote(num_cpus=machine.cpus_per_cohort, num_gpus=machine.gpus_per_cohort, max_retries=0)(function)
+    needed = resources_per_device(machine)
+    cpus, gpus = needed.pop("CPU"), needed.pop("GPU", 0)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=needed, max_retries=0)(function)
     try:
         answers: list[Any] = ray.get([task.remote(argument) for argument in arguments])
     except ray.exceptions.RayError as error:

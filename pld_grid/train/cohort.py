@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pld_grid import stop
 from pld_grid.events import Event, Listener
+from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort
-from pld_grid.profile import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import Provenance, Receipt, Status, Store
 from pld_grid.train import data

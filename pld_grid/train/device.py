@@ -4,7 +4,7 @@ import errno
 
 import torch
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 
 # torch, its libraries and loader processes have no common error for it.
 _FULL = ("out of memory", "allocate memory", "alloc_failed")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Manifest, sha256
 from pld_grid.train import losses
@@ -226,14 +226,18 @@ class Student:
     def state(self) -> bytes:
         """Everything that the rest of the training depends on, but for the records."""
         buffer = io.BytesIO()
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            },
-            buffer,
-        )
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        try:
+            torch.save(state, buffer)
+        except RuntimeError as error:
+            if "inline_container" not in str(error):
+                raise
+            # An archive in memory can fail for nothing else, whatever its writer says of its own clean-up.
+            raise MemoryError("no memory is left for a checkpoint") from error
         return buffer.getvalue()
 
     def held_bytes(self) -> int:

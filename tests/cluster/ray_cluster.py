@@ -102,8 +102,8 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(workers: int, environment: dict[str, str] | None = None) -> Iterator[RayCluster]:
-    """A head without CPUs for trials, and workers with one each; it wants a token."""
+def ray_cluster(workers: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[RayCluster]:
+    """A head without CPUs for trials, and a worker with one CPU for each kind of accelerator; it wants a token."""
     # Ray's sockets need short paths.
     folder = Path(tempfile.mkdtemp(prefix="pldray-", dir="/tmp"))
     (folder / "home").mkdir()
@@ -118,8 +118,12 @@ def ray_cluster(workers: int, environment: dict[str, str] | None = None) -> Iter
             "--dashboard-host", "127.0.0.1", "--dashboard-port", str(cluster.dashboard_port),
             "--ray-client-server-port", str(free_port()),
         )  # fmt: skip
-        for number in range(1, workers + 1):
-            cluster.start(f"worker-{number}", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+        for number, kind in enumerate(workers, 1):
+            cluster.start(
+                f"worker-{number}", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}",
+                # As Ray finds it out by itself where there is one.
+                "--resources", json.dumps({f"accelerator_type:{kind}": 1}),
+            )  # fmt: skip
         yield cluster
     finally:
         cluster.close()

@@ -21,7 +21,7 @@ LONG = GRID.replace("epochs: 6", "epochs: 40")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """A head and two workers."""
-    with ray_cluster(workers=2) as running:
+    with ray_cluster(workers=("H100", "A10G")) as running:
         yield running
 
 
@@ -126,6 +126,31 @@ def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
     third = laptop.submit()
     assert third == job.removesuffix("-1") + "-2"
     assert "Nothing to train: all 9 cells are finished." in laptop.run("logs", "-f")[0]
+
+
+def test_students_train_on_the_kind_of_accelerator_that_the_profile_names(
+    tmp_path: Path, cluster: RayCluster, database: Path
+) -> None:
+    grid = GRID.replace("student: small", "student: [small, big]").replace("[ce, kd, dist, pld]", "[kd, pld]")
+    laptop = Submitter(tmp_path, cluster, database, grid.partition("table:")[0])
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text(
+        f"{profile.read_text()}machine: {{cohort_size: 1, accelerator: H100}}\n"
+        "machines: {small: {students: [small], accelerator: A10G}}\n"
+    )
+    out, _ = laptop.run("logs", "-f", laptop.submit())
+    assert "9 cells trained" in out
+    store = Store(laptop.store)
+    receipts = [receipt for cell in store.cell_ids() if (receipt := store.receipt(cell)) is not None]
+    spans = [
+        (receipt.cell.student.architecture, Cohort(receipt.provenance.started, receipt.provenance.ended))
+        for receipt in receipts
+        if receipt.cell.teacher is not None
+    ]
+    pairs = [(a, b) for (a, one), (b, two) in itertools.combinations(spans, 2) if one.overlaps(two)]
+    # Either kind is on one node with one CPU, and neither waits for the other.
+    assert pairs
+    assert all(one != two for one, two in pairs)
 
 
 def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(

@@ -22,7 +22,7 @@ TABLE = ["table07.csv", "table07.md"]
 @pytest.fixture
 def cluster(mlflow_server: MlflowServer) -> Iterator[RayCluster]:
     """A head and two workers, whose environment has MLflow's user and password."""
-    with ray_cluster(workers=2, environment=mlflow_server.credentials) as running:
+    with ray_cluster(workers=("H100", "A10G"), environment=mlflow_server.credentials) as running:
         yield running
 
 

@@ -5,7 +5,7 @@ import torch
 from trainable import RESNET, distilled, trainable
 
 from pld_grid import cost
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Optimizer
 from pld_grid.train import calibrate
 from pld_grid.train.cohort import Surroundings

@@ -19,7 +19,7 @@ from trainable import (
 )
 
 from pld_grid.events import Event
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell, Loss, Model, Optimizer, Pretrained
 from pld_grid.store import Store
 from pld_grid.train import data, losses, models

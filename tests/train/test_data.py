@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR100
 from trainable import RESNET, numbers, train, trainable
 
 from pld_grid.errors import PldGridError
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Dataset
 from pld_grid.train import data
 from pld_grid.train.data import DataError, Splits

@@ -14,7 +14,7 @@ from small_datasets import AUGMENTATIONS, FORMATS, Photo, damage, imagenet, load
 from torch.utils.data import DataLoader
 from trainable import RESNET, numbers, train, trainable
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.train.data import DataError, Splits
 from pld_grid.train.data._images import Damaged, ImageSplit, decode

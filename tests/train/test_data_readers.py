@@ -15,7 +15,7 @@ from small_datasets import AUGMENTATIONS, FORMATS, Photo, add, imagenet, load, o
 from timm.data import ImageNetInfo
 from trainable import RESNET, numbers, train, trainable
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.train.data._images import ImageSplit
 
 every_format = pytest.mark.parametrize("form", FORMATS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from trainable import distilled, trainable
 
-from pld_grid.profile import MachineSettings
+from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell, Optimizer
 from pld_grid.train import data
 from pld_grid.train.loader import Batch, Loader, _one_ahead, on_device

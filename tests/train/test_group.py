@@ -20,8 +20,8 @@ from trainable import RESNET, Interruption, distilled, give_weights, numbers, tr
 
 from pld_grid import stop
 from pld_grid.events import Event
+from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort
-from pld_grid.profile import MachineSettings
 from pld_grid.spec import Cell, Optimizer, Recipe
 from pld_grid.store import Receipt, Store
 from pld_grid.train import data
