@@ -100,11 +100,28 @@ def _tune(
     by_machine: dict[MachineSettings, list[Cohort]] = {}
     for cohort in cohorts:
         by_machine.setdefault(cohort.machine, []).append(cohort)
+    # Tune's registry is one for all threads and guarded by none: what is written there is written here.
     calls = [
-        partial(_tune_alike, same, replace(surroundings, machine=machine), listener, retries)
+        partial(_tune_alike, same, machine, _register(same, replace(surroundings, machine=machine)), listener, retries)
         for machine, same in by_machine.items()
     ]
     return [pair for pairs in _side_by_side(calls) for pair in pairs]
+
+
+def _register(cohorts: Sequence[Cohort], surroundings: Surroundings) -> str:
+    """Tells Tune how to train these cohorts, which are of one kind of machine; the name of that."""
+    from ray import tune
+
+    trainable = tune.with_parameters(
+        run_trial, cohorts=[[c.model_dump(mode="json") for c in cohort.cells] for cohort in cohorts],
+        surroundings=surroundings,
+    )  # fmt: skip
+    machine = surroundings.machine
+    # Of several devices, the trial's own workers have them.
+    resources = resources_per_device(machine) if machine.devices_per_cohort == 1 else {"memory": 1.0}
+    name = f"cohorts-{uuid.uuid4().hex}"
+    tune.register_trainable(name, tune.with_resources(trainable, resources))
+    return name
 
 
 def _side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
@@ -125,13 +142,11 @@ def _side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def _tune_alike(
-    cohorts: Sequence[Cohort], surroundings: Surroundings, listener: Listener, retries: int
+    cohorts: Sequence[Cohort], machine: MachineSettings, trainable: str, listener: Listener, retries: int
 ) -> list[tuple[Cohort, Any]]:
     """Runs cohorts of one kind of machine side by side."""
     import ray
     from ray import tune
-
-    machine = surroundings.machine
 
     class Ears(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -145,21 +160,13 @@ def _tune_alike(
             # Tune pickles its callbacks to resume a driver, which we never do; a listener cannot be pickled.
             return tune.Callback, ()
 
-    trainable = tune.with_parameters(
-        run_trial, cohorts=[[c.model_dump(mode="json") for c in cohort.cells] for cohort in cohorts],
-        surroundings=surroundings,
-    )  # fmt: skip
-    # Tune knows trainables by their names: another Tuner must not take this one's.
-    trainable.__name__ = f"cohorts-{uuid.uuid4().hex}"
+    at_a_time = None
     if machine.devices_per_cohort > 1:
-        # The trial's own workers have them. What Ray would let wait for each other for ever must not be started.
-        resources: dict[str, float] = {"memory": 1}
+        # What Ray would let wait for each other for ever must not be started.
         at_a_time = slots(machine, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    else:
-        resources, at_a_time = resources_per_device(machine), None
     with tempfile.TemporaryDirectory(prefix="pld_grid-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
+            trainable,
             param_space={"cohort": tune.grid_search(list(range(len(cohorts))))},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
