@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pld_grid.store import Progress, State, Store
+from pld_grid.store import EpochRecord, Progress, Provenance, State, Store
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,8 @@ class Record:
     """One cell's state and numbers.
 
     `metrics` are the last epoch's (accuracies in percent, divergences in nats); they are results only if `state` is
-    `finished`. `epoch` is the last one recorded, `parameters` the model's count, `run_id` MLflow's (or empty).
+    `finished`. `epoch` is the last one recorded, `parameters` the model's count, `run_id` and `experiment_id` MLflow's
+    (or empty). All `epochs`, and where the cell was trained, are known once it has a receipt.
     """
 
     cell_id: str
@@ -22,6 +23,9 @@ class Record:
     parameters: int | None
     commit: str
     run_id: str
+    experiment_id: str = ""
+    epochs: tuple[EpochRecord, ...] = ()
+    provenance: Provenance | None = None
 
 
 Records = Mapping[str, Record]
