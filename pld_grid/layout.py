@@ -4,10 +4,10 @@ A row is one combination of the labels named in `rows`; a column shows a label, 
 the cell that `where` picks within the row, or the difference of two columns.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pld_grid.errors import listing, nearest
 from pld_grid.reading import Document, Path_, show
@@ -18,6 +18,11 @@ Metric = Literal[
     "top1", "top5", "best_top1", "kl_teacher_student", "kl_student_teacher", "train_loss"
 ]  # fmt: skip
 BASELINE = "baseline"
+
+
+def many(value: Any) -> Any:
+    """A list stays one, anything else becomes a list of one."""
+    return value if isinstance(value, list) else [value]
 
 
 class Column(Frozen):
@@ -64,14 +69,39 @@ class DifferenceRow(Frozen):
     minus: tuple[Where, Where]
 
 
+class FigureLayout(Frozen):
+    """A view of the table: `y` against `x`, all named by the table's headers.
+
+    Each header in `y` is a series; with one `y`, each value of the column `series` may be one. Rows that match one of
+    `exclude` are left out. Lines need numbers for `x`; a row that has none becomes a horizontal line.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    title: Annotated[str, Field(min_length=1)]
+    kind: Literal["lines", "bars"]
+    x: str
+    y: Annotated[list[str], BeforeValidator(many), Field(min_length=1)]
+    series: str | None = None
+    exclude: list[Annotated[Where, Field(min_length=1)]] = []
+
+    @model_validator(mode="after")
+    def _one_kind_of_series(self) -> "FigureLayout":
+        if self.series is not None and len(self.y) > 1:
+            raise ValueError("several `y` are series already, so there can be no `series`")
+        if len(set(self.y)) < len(self.y):
+            raise ValueError("`y` names a column twice")
+        return self
+
+
 class Layout(Frozen):
-    """The table that a grid fills."""
+    """The table that a grid fills, and the figures that show it."""
 
     title: str = ""
     rows: list[str] = []
     columns: list[Column] = []
     difference_rows: list[DifferenceRow] = []
     paper: str | None = None
+    figures: list[FigureLayout] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> "Layout":
@@ -83,6 +113,10 @@ class Layout(Frozen):
                 if operand != BASELINE and operand not in seen:
                     raise ValueError(f'column "{column.header}" subtracts "{operand}", which is no column before it')
             seen.add(column.header)
+        names = [figure.name for figure in self.figures]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'two figures are called "{name}"')
         return self
 
     def check(self, document: Document, valid: set[str], losses: set[str]) -> None:
@@ -112,6 +146,15 @@ class Layout(Frozen):
         for number, row in enumerate(self.difference_rows):
             for side, where in enumerate(row.minus):
                 check_where((*base, "difference_rows", number, "minus", side), where)
+        keys = [column.header for column in self.columns if column.axes]
+        values = [column.header for column in self.columns if column.is_value]
+        for number, figure in enumerate(self.figures):
+            at = (*base, "figures", number)
+            check_headers(document, (*at, "x"), [figure.x], keys, "labels")
+            check_headers(document, (*at, "y"), figure.y, values, "measured numbers")
+            check_headers(document, (*at, "series"), [figure.series] if figure.series else [], keys, "labels")
+            for rule, where in enumerate(figure.exclude):
+                check_where((*at, "exclude", rule), where)
 
 
 def check_labels(document: Document, at: Path_, names: Iterable[str], valid: set[str]) -> None:
@@ -122,6 +165,14 @@ def check_labels(document: Document, at: Path_, names: Iterable[str], valid: set
             raise document.error(
                 path, f'"{name}" is no axis or label of this grid; valid: {listing(valid, 20)}{nearest(name, valid)}'
             )
+
+
+def check_headers(document: Document, at: Path_, headers: Iterable[str], valid: Sequence[str], kind: str) -> None:
+    """Raises InputError at the first of `headers` that is no column of that kind."""
+    for header in headers:
+        if header not in valid:
+            message = f'"{header}" is no column of {kind}; valid: {listing(valid, 20)}{nearest(header, valid)}'
+            raise document.error(document.at(*at, value=header), message)
 
 
 def default_layout(varying: list[str]) -> Layout:

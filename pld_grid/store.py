@@ -18,12 +18,14 @@ import os
 import re
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import fsspec
 from pydantic import BaseModel, ValidationError
 
 from pld_grid.errors import StoreError
+from pld_grid.files import write_whole
 from pld_grid.reading import one_line
 from pld_grid.spec import Cell, Frozen, canonical_json
 
@@ -97,8 +99,14 @@ class Mirror(Frozen):
 
     tracking_uri: str
     run_id: str
+    experiment_id: str = ""
     epochs: int
     state: str
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Where the run is: the MLflow's address, the experiment's id, the run's."""
+        return self.tracking_uri, self.experiment_id, self.run_id
 
 
 class Progress(Frozen):
@@ -148,25 +156,10 @@ class Store:
         """
         path = self.path(*parts)
         try:
-            if not self.local:
+            if self.local:
+                write_whole(Path(path), data, durable)
+            else:
                 self.fs.pipe_file(path, data)
-                return
-            folder = os.path.dirname(path)
-            os.makedirs(folder, exist_ok=True)
-            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                    if durable:
-                        file.flush()
-                        os.fsync(file.fileno())
-                os.replace(temporary, path)
-                if durable:
-                    _sync_folder(folder)
-            except BaseException:
-                if os.path.exists(temporary):
-                    os.unlink(temporary)
-                raise
         except OSError as error:
             raise self._error("cannot write", parts, error) from error
 
@@ -222,11 +215,8 @@ class Store:
         text = f'{{"sha256":"{sha256(body.encode())}","content":{body}}}\n'
         self.write(text.encode(), *parts)
 
-    def read_model(self, model: type[M], *parts: str) -> M | None:
-        """A checked small file; a damaged one is set aside (kept, renamed) and counts as absent.
-
-        A whole file that does not fit the model is another version's: it counts as absent and stays where it is.
-        """
+    def read_checked(self, *parts: str) -> bytes | None:
+        """What `write_model` wrote, as JSON; a damaged file is set aside (kept, renamed) and counts as absent."""
         data = self.read(*parts)
         if data is None:
             return None
@@ -234,8 +224,13 @@ class Store:
         if match is None or sha256(match["body"]) != match["sha256"].decode():
             self._set_aside(*parts)
             return None
+        return match["body"]
+
+    def read_model(self, model: type[M], *parts: str) -> M | None:
+        """A checked small file. A whole one that does not fit is another version's: it counts as absent and stays."""
+        data = self.read_checked(*parts)
         try:
-            return model.model_validate_json(match["body"])
+            return None if data is None else model.model_validate_json(data)
         except ValidationError:
             return None
 
@@ -389,13 +384,3 @@ class Store:
     def _weights(self, receipt: Receipt) -> bytes | None:
         data = self.read(receipt.cell.cell_id, "weights.safetensors")
         return data if data is not None and sha256(data) == receipt.weights_sha256 else None
-
-
-def _sync_folder(folder: str) -> None:
-    """Makes a rename in a folder survive a power cut, on file systems that can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

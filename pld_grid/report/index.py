@@ -11,8 +11,8 @@ from pld_grid.report.values import finished
 from pld_grid.spec import Cell, ledger
 
 
-def index_markdown(tables: Sequence[Table]) -> str:
-    """The page `README.md`."""
+def index_markdown(tables: Sequence[Table], more: Sequence[str] = ()) -> str:
+    """The page `README.md`; `more` are sections in Markdown, each with its heading."""
     cells = {i: cell for table in tables for i, cell in table.cells.items()}
     states = {i: state for table in tables for i, state in table.states.items()}
     settings = {table.setting.profile: table.setting for table in tables}
@@ -28,7 +28,7 @@ def index_markdown(tables: Sequence[Table]) -> str:
     parts.append(
         "The cells behind every number, in full precision, with run and commit: [provenance.csv](provenance.csv)."
     )
-    parts += ["## What the paper leaves open", _ledger(cells.values())]
+    parts += [*more, "## What the paper leaves open", _ledger(cells.values())]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -39,7 +39,7 @@ def _tables(tables: Sequence[Table]) -> str:
         count = Counter(table.states.values())
         done = count.pop("finished", 0)
         rest = ", ".join(f"{number} {state}" for state, number in sorted(count.items())) or "none"
-        link = f"[{escape(table.title)}]({table.name}.md) ([CSV]({table.name}.csv))"
+        link = f"[{escape(table.title)}]({table.name}.md) ([CSV]({table.name}.csv), [LaTeX]({table.name}.tex))"
         rows.append([link, f"{numbers} of {wanted}", f"{done} of {len(table.states)}", rest])
     return grid_lines(["Table", "Numbers complete", "Cells finished", "Cells missing"], rows, (1, 2))
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pld_grid.report.caption import MARK, captions, numbers_caption
 from pld_grid.report.paper import PAPER_DATASET_TEXT
 from pld_grid.report.setting import Setting
 from pld_grid.report.table import Table
-from pld_grid.report.values import NOTHING, Value, states, texts
+from pld_grid.report.values import NOTHING, Value, interval_text, printed, spread_text, states, texts
 
 _SPECIAL = str.maketrans(
     {c: f"\\{c}" for c in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "}
@@ -60,7 +61,7 @@ def _setting_rows(setting: Setting, paper: bool) -> list[list[str]]:
     named = "the paper's" if paper else "the grid's"
     epochs = [str(run) if run == number else f"{run} for {named} {number}" for number, run in setting.epochs.items()]
     n = len(setting.seeds)
-    spread = "" if n > 1 else ': one seed, so no standard deviation ("-")'
+    spread = "" if n > 1 else ': one seed, so no standard deviation and no interval ("-")'
     return [
         ["Profile", f"{code(setting.profile)}: {escape(setting.description)}"],
         ["Dataset", escape(setting.dataset)],
@@ -81,6 +82,7 @@ def _setting(table: Table) -> str:
     rows = _setting_rows(table.setting, bool(table.paper))
     done = sum(state == "finished" for state in table.states.values())
     rows.append(["Cells", f"{done} of {len(table.states)} finished, teachers included"])
+    rows += [[label, escape(text)] for label, text in captions(table).items()]
     return grid_lines(["Ours", ""], rows)
 
 
@@ -93,25 +95,22 @@ def _grid(table: Table) -> str:
 def _cell(value: Value) -> str:
     said = texts(value)
     ours = f"**{said['ours']}**" if value.mean is not None else said["ours"]
-    if value.wanted > 1 and value.mean is not None:
-        ours += f" ± {said['std']}"
-    below = []
+    ours += (MARK if value.other_version else "") + spread_text(value)
+    below = [escape(interval_text(value))] if value.is_difference else []
     if value.n < value.wanted:
         below.append(escape(states(value, brief=True)))
     if value.paper is not None:
-        below.append(" · ".join([said["paper"], *([said["difference"]] if value.difference is not None else [])]))
+        below.append(" · ".join([printed(value), *([said["difference"]] if value.difference is not None else [])]))
     return "<br>".join([ours, *(f"<sub>{line}</sub>" for line in below)])
 
 
 def _legend(table: Table) -> str:
-    many = len(table.setting.seeds) > 1
-    spread = "mean ± sample standard deviation over seeds" if many else "one seed"
-    text = f"Each cell: **ours** ({spread})"
+    text = f"Each cell: **ours**, {escape(numbers_caption(table))}"
+    if any(value.is_difference for value in table.values):
+        text += "; below a difference its interval, in brackets"
     if table.paper:
-        text += "; below it the paper's figure as printed · ours minus the paper's, from unrounded numbers"
+        text += "; last the paper's figure as printed · ours minus the paper's, from unrounded numbers"
     text += '. "-": there is no such number, and why; in the paper\'s place: the paper prints none.'
-    if any(len(s.terms) > 1 for value in table.values for s in value.samples):
-        text += " Differences between columns or rows pair equal seeds."
     return text
 
 

@@ -9,23 +9,29 @@ from pld_grid.errors import InputError, listing
 
 PAPER_DATASET = ("imagenet", 224)
 PAPER_DATASET_TEXT = "ImageNet-1K at 224x224"
+STD = " std"
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One printed table: `figures[key][header]`, the key being the texts of the key columns."""
+    """One printed table: `figures[key][header]`, the key being the texts of the key columns.
+
+    `stds` holds, likewise, the standard deviations that it prints beside them: the file's columns `<header> std`.
+    """
 
     source: str
     keys: tuple[str, ...]
     headers: tuple[str, ...]
     figures: dict[Key, dict[str, str]]
+    stds: dict[Key, dict[str, str]]
 
 
 def read_paper(folder: str | Path, name: str, keys: tuple[str, ...]) -> PaperTable:
     """Reads `<folder>/<name>.csv`, whose key columns are `keys`.
 
-    Raises InputError if it is missing, ragged, lacks a key column, repeats a row, or holds a figure that is no number.
+    Raises InputError if it is missing, ragged, lacks a key column, repeats a row, or holds a figure that is no number,
+    or a standard deviation that is negative or has no figure.
     """
     path = Path(folder) / f"{name}.csv"
     try:
@@ -43,7 +49,14 @@ def read_paper(folder: str | Path, name: str, keys: tuple[str, ...]) -> PaperTab
     for key in keys:
         if key not in headers:
             raise InputError(f'{path}: no column "{key}", which our table has; the paper has: {listing(headers, 20)}')
+    spreads = {header: header.removesuffix(STD) for header in headers if header.endswith(STD) and header not in keys}
+    for spread, header in spreads.items():
+        if header not in headers or header in (*keys, *spreads):
+            raise InputError(
+                f'{path}: "{spread}" is the standard deviation of no column: there is no figure "{header}"'
+            )
     figures: dict[Key, dict[str, str]] = {}
+    stds: dict[Key, dict[str, str]] = {}
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(headers):
             raise InputError(f"{path}:{number}: {len(row)} fields, the header has {len(headers)}")
@@ -54,8 +67,14 @@ def read_paper(folder: str | Path, name: str, keys: tuple[str, ...]) -> PaperTab
         for header, figure in fields.items():
             if figure and not _is_number(figure):
                 raise InputError(f'{path}:{number}: {header}: "{figure}" is no number')
+        stds[key_texts] = {header: fields.pop(spread) for spread, header in spreads.items()}
+        for header, std in stds[key_texts].items():
+            if std and (std.startswith("-") or not fields[header]):
+                what = "is negative" if std.startswith("-") else "has no figure beside it"
+                raise InputError(f'{path}:{number}: {header}{STD}: "{std}" {what}')
         figures[key_texts] = fields
-    return PaperTable(str(path), keys, headers, figures)
+    shown = tuple(header for header in headers if header not in spreads)
+    return PaperTable(str(path), keys, shown, figures, stds)
 
 
 def describe(keys: tuple[str, ...], texts: Key) -> str:

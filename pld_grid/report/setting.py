@@ -11,7 +11,10 @@ from pld_grid.spec import Cell, Model
 
 @dataclass(frozen=True)
 class Setting:
-    """Texts for a table's header; `models` maps the grid's names to what ran, `epochs` the grid's numbers to ours."""
+    """Texts for a table's header; `models` maps the grid's names to what ran, `epochs` the grid's numbers to ours.
+
+    `validation_images` is the size of the validation set, None where the data set's module does not know it.
+    """
 
     profile: str
     description: str
@@ -22,6 +25,7 @@ class Setting:
     seeds: tuple[int, ...]
     teachers: str
     recipe: str
+    validation_images: int | None = None
 
     @property
     def epochs_text(self) -> str:
@@ -38,6 +42,7 @@ def setting_of(grid: Grid) -> Setting:
     """The setting of a whole grid."""
     profile = grid.profile
     dataset, recipe = profile.dataset, profile.recipe
+    known = profile.catalogue.datasets.get(dataset.name)
     size = f"{dataset.image_size}x{dataset.image_size}"
     text = f"{dataset.name} at {size}, {dataset.num_classes} classes"
     trained = dict.fromkeys(cell.epochs for cell in _teachers(grid.entries))
@@ -58,6 +63,7 @@ def setting_of(grid: Grid) -> Setting:
         seeds=tuple(sorted({entry.cell.seed for entry in grid.entries if entry.role != "teacher"})),
         teachers=teachers,
         recipe=f"batches of {recipe.batch_size} in micro-batches of {recipe.micro_batch_size}, {recipe.precision}",
+        validation_images=None if known is None else known.validation_size,
     )
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from pld_grid.errors import InputError
 from pld_grid.report.setting import epochs_of, epochs_text, models_of
 from pld_grid.report.table import Row, Table
-from pld_grid.report.values import NOTHING, Sample, Term, Value, states, texts
+from pld_grid.report.values import BOUNDS, NOTHING, Sample, Term, Value, states, texts
 
 SETTING_HEADERS = ("run profile", "run dataset", "run models", "run epochs")
+VERSIONS_HEADER = "code versions"
 PROVENANCE_HEADERS = (
     "table", "row", "column", "seed", "number", "sign", "cell_id", "cell_seed", "metric", "cell_value", "state",
     "mlflow_run_id", "commit",
@@ -22,12 +23,14 @@ PROVENANCE_HEADERS = (
 def table_csv(table: Table) -> str:
     """The table: for each number ours, std, n, the paper's, the difference and the state, in columns of their own.
 
-    "-" stands for what there is not. Raises InputError if two columns would get the same name.
+    Columns that hold differences have the bounds of their intervals too; the last column names the versions of the code
+    behind a row's numbers. "-" stands for what there is not. Raises InputError if two columns would get the same name.
     """
     parts = {index: _parts(table, index) for index in range(len(table.headers)) if table.is_value(index)}
     headers = list(SETTING_HEADERS)
     for index, header in enumerate(table.headers):
         headers += [header if part == "ours" else f"{header} {part}" for part in parts.get(index, ("ours",))]
+    headers.append(VERSIONS_HEADER)
     if len(set(headers)) < len(headers):
         twice = next(header for header in headers if headers.count(header) > 1)
         raise InputError(f'table {table.name}: two columns of its CSV would be called "{twice}"; rename one')
@@ -40,7 +43,8 @@ def table_csv(table: Table) -> str:
                 fields += [said[part] for part in parts[index]]
             else:
                 fields += [cell, *("" for _ in parts.get(index, ("ours",))[1:])]
-        rows.append(fields)
+        versions = {version for cell in row.cells if isinstance(cell, Value) for version in cell.versions}
+        rows.append([*fields, "; ".join(sorted(versions)) or NOTHING])
     return _csv(headers, rows)
 
 
@@ -57,10 +61,12 @@ def provenance_csv(tables: Iterable[Table]) -> str:
 
 
 def _parts(table: Table, index: int) -> tuple[str, ...]:
-    facts = any(cell.fact for cell in (row.cells[index] for row in table.rows) if isinstance(cell, Value))
-    spread = () if facts else ("std", "n")
-    compared = ("paper", "difference") if table.paper else ()
-    return ("ours", *spread, *compared, "state")
+    values = [cell for cell in (row.cells[index] for row in table.rows) if isinstance(cell, Value)]
+    spread = () if any(value.fact for value in values) else ("std", "n")
+    bounds = BOUNDS if any(value.is_difference for value in values) else ()
+    printed_std = ("paper std",) if any(value.paper_std for value in values) else ()
+    compared = ("paper", *printed_std, "difference") if table.paper else ()
+    return ("ours", *spread, *bounds, *compared, "state")
 
 
 def _setting(table: Table, row: Row) -> list[str]:

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +32,8 @@ class Interval:
 def interval(numbers: Sequence[float]) -> Interval | None:
     """The 95 % intervals of the mean of independent numbers; None below two, which say nothing about their spread.
 
-    Equal numbers give equal bounds: the resampling has a fixed seed.
+    Numbers that are all equal make an interval without width: their spread is below what the validation set resolves,
+    not zero. Equal numbers in equal order give equal bounds, as the resampling has a fixed seed.
     """
     n = len(numbers)
     if n < 2:
@@ -41,26 +41,20 @@ def interval(numbers: Sequence[float]) -> Interval | None:
     mean = statistics.fmean(numbers)
     if len(set(numbers)) == 1:
         return Interval(n, mean, mean, mean, mean, mean)
+    import numpy as np
     from scipy import stats
 
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(numbers) / math.sqrt(n)
-    with warnings.catch_warnings():
-        # With two or three numbers many resamples are all alike, which scipy finds worth a warning.
-        warnings.simplefilter("ignore")
-        found = stats.bootstrap(
-            (numbers,), _mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile",
-            vectorized=True, rng=0,
-        ).confidence_interval  # fmt: skip
+    found = stats.bootstrap(
+        (numbers,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=0
+    ).confidence_interval
     return Interval(n, mean, mean - half, mean + half, float(found.low), float(found.high))
 
 
-def _mean(numbers: Sequence[float], axis: int) -> object:
-    import numpy as np
-
-    return np.mean(numbers, axis=axis)
-
-
 def binomial_error(percent: float, images: int) -> float:
-    """The standard error, in points, that `images` validation images give an accuracy of `percent`."""
+    """The standard error, in points, that `images` validation images give an accuracy of `percent`.
+
+    The error of a proportion, sqrt(p (1 - p) / images): what other images from the same source would change.
+    """
     share = min(max(percent / 100, 0.0), 1.0)
     return 100 * math.sqrt(share * (1 - share) / images)

@@ -1,7 +1,9 @@
 """Entries x layout x records x paper -> a table of numbers."""
 
+import math
+import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from pld_grid.layout import BASELINE, Column, DifferenceRow
 from pld_grid.records import Records
 from pld_grid.report.paper import Key, PaperTable, describe, read_paper
 from pld_grid.report.setting import Setting, setting_of
-from pld_grid.report.values import Sample, Value, absent, subtract, term
+from pld_grid.report.values import Sample, Term, Value, absent, subtract, term
+from pld_grid.report.versions import count_versions
 from pld_grid.spec import Cell
 
 TableCell = str | Value
@@ -28,7 +31,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A filled table. `paper` is the file of the printed figures, or empty."""
+    """A filled table. `paper` is the file of the printed figures, or empty.
+
+    `top1` is the mean top-1 accuracy in percent of its finished cells, teachers included. `versions` says how many of
+    them each version of the code made, the most frequent first.
+    """
 
     name: str
     title: str
@@ -38,6 +45,13 @@ class Table:
     paper: str
     cells: dict[str, Cell]
     states: dict[str, str]
+    top1: float | None = None
+    versions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """The version that made the most cells; empty if none is finished."""
+        return next(iter(self.versions), "")
 
     @property
     def values(self) -> list[Value]:
@@ -63,15 +77,20 @@ def build_table(grid: Grid, records: Records, paper_folder: str | Path | None = 
             raise grid.document.error(("table", "paper"), f'"{paper}" must be a plain file name without its .csv')
         rows = _beside(grid, rows, read_paper(paper_folder, paper, builder.keys))
     cells = {cell.cell_id: cell for cell in grid.cells()}
+    done = [records[i] for i in cells if i in records and records[i].state == "finished"]
+    top1 = [record.metrics["top1"] for record in done if math.isfinite(record.metrics.get("top1", math.nan))]
+    versions = count_versions(done)
     return Table(
         name=grid.name,
         title=grid.layout.title or grid.document.data.get("description") or grid.name,
         headers=tuple(column.header for column in grid.layout.columns),
-        rows=tuple(rows),
+        rows=tuple(_marked(row, next(iter(versions), "")) for row in rows),
         setting=setting_of(grid),
         paper=f"{paper}.csv" if paper is not None and paper_folder is not None else "",
         cells=cells,
         states={i: str(records[i].state) if i in records else "not run" for i in cells},
+        top1=statistics.fmean(top1) if top1 else None,
+        versions=versions,
     )
 
 
@@ -179,12 +198,16 @@ class _Builder:
         if not cells:
             return absent(metric)
         self.check_one(number, column, list(cells.values()), entries, row)
-        terms = [(cell, term(cell, metric, self.records.get(cell.cell_id))) for cell in cells.values()]
+        terms = [(cell, self.term(cell, metric)) for cell in cells.values()]
         if column.parameters is not None:
             known = next((t for _, t in terms if t.value is not None), terms[0][1])
             return (Sample(None, (known,)),)
         found = [Sample(None if constant else cell.seed, (t,)) for cell, t in terms]
         return tuple(sorted(found, key=lambda sample: -1 if sample.seed is None else sample.seed))
+
+    def term(self, cell: Cell, metric: str) -> Term:
+        teacher = self.records.get(cell.teacher.cell_id) if cell.teacher is not None else None
+        return term(cell, metric, self.records.get(cell.cell_id), teacher)
 
     def check_one(self, number: int, column: Column, cells: list[Cell], entries: list[Entry], row: str) -> None:
         """Refuses cells that differ in more than the seed (for a model's size: in more than the model)."""
@@ -240,6 +263,15 @@ class _Builder:
 NOT_SET = "not set"
 
 
+def _marked(row: Row, version: str) -> Row:
+    """The row with each number marked that another version than `version` had a part in."""
+    cells = [
+        replace(cell, other_version=any(made != version for made in cell.versions)) if isinstance(cell, Value) else cell
+        for cell in row.cells
+    ]
+    return replace(row, cells=tuple(cells))
+
+
 def _beside(grid: Grid, rows: list[Row], paper: PaperTable) -> list[Row]:
     """The rows with the paper's figures at their numbers; whatever has no partner is an error."""
     columns = grid.layout.columns
@@ -268,7 +300,7 @@ def _beside(grid: Grid, rows: list[Row], paper: PaperTable) -> list[Row]:
         for cell, column in zip(row.cells, columns, strict=True):
             figure = figures.get(column.header, "")
             if isinstance(cell, Value):
-                cells.append(replace(cell, paper=figure))
+                cells.append(replace(cell, paper=figure, paper_std=paper.stds[key].get(column.header, "")))
             elif figure:
                 raise grid.document.error(
                     at, f'row {row.name}, column "{column.header}": {paper.source} prints {figure}, our table is blank'

@@ -4,8 +4,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pld_grid.report.caption import MARK, captions
 from pld_grid.report.table import Table
-from pld_grid.report.values import Value, states, texts
+from pld_grid.report.values import Value, interval_text, printed, spread_text, states, texts
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -25,6 +26,7 @@ def print_table(table: Table, console: Console) -> None:
     for line in (
         f"profile {setting.profile}: {setting.dataset}; epochs {setting.epochs_text}; seeds {seeds}",
         setting.models_text,
+        *captions(table).values(),
     ):
         console.print(Text(line, style="dim"))
 
@@ -32,11 +34,12 @@ def print_table(table: Table, console: Console) -> None:
 def _cell(value: Value) -> Text:
     said = texts(value)
     text = Text(said["ours"], style="bold" if value.mean is not None else "")
-    if value.wanted > 1 and value.mean is not None:
-        text.append(f" ± {said['std']}", style="not bold")
+    text.append((MARK if value.other_version else "") + spread_text(value), style="not bold")
+    if value.is_difference:
+        text.append(f"\n{interval_text(value)}", style="not bold")
     if value.n < value.wanted:
         text.append(f"\n{states(value, brief=True)}", style="not bold red")
     if value.paper is not None:
         difference = f" ({said['difference']})" if value.difference is not None else ""
-        text.append(f"\n{said['paper']}{difference}", style="not bold dim")
+        text.append(f"\n{printed(value)}{difference}", style="not bold dim")
     return text

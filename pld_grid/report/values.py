@@ -11,15 +11,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pld_grid.records import Record
+from pld_grid.report.statistics import Interval, interval
+from pld_grid.report.versions import version_of
 from pld_grid.spec import Cell
 
 NOTHING = "-"
 ABSENT = "not in the grid"
+BOUNDS = ("low", "high", "bootstrap low", "bootstrap high")
 
 
 @dataclass(frozen=True)
 class Term:
-    """One cell's part of a number. `value` is None where the cell has no such result; `state` says why."""
+    """One cell's part of a number. `value` is None where the cell has no such result; `state` says why.
+
+    `versions` are those of the code that made the value: the cell's, and its teacher's where it learned from one.
+    """
 
     sign: int
     metric: str
@@ -30,6 +36,7 @@ class Term:
     reason: str = ""
     run_id: str = ""
     commit: str = ""
+    versions: tuple[str, ...] = ()
 
     @property
     def why(self) -> str:
@@ -60,14 +67,17 @@ class Sample:
 class Value:
     """A number of the table: its samples, how it is printed, and the paper's figure exactly as printed there.
 
-    `paper` is None where there is no paper to compare with, and empty where the paper leaves the place blank. `fact`
-    marks a property of a model, which has no spread.
+    `paper` is None where there is no paper to compare with, and empty where the paper leaves the place blank;
+    `paper_std` is the standard deviation that it prints, or empty. `fact` marks a property of a model, which has no
+    spread; `other_version` a number that other code had a part in than made most of the table.
     """
 
     samples: tuple[Sample, ...]
     format: str
     paper: str | None = None
+    paper_std: str = ""
     fact: bool = False
+    other_version: bool = False
 
     @cached_property
     def numbers(self) -> list[float]:
@@ -95,6 +105,22 @@ class Value:
         return statistics.stdev(self.numbers) if self.n > 1 else None
 
     @property
+    def is_difference(self) -> bool:
+        """Whether several cells make the number of one seed."""
+        return any(len(sample.terms) > 1 for sample in self.samples)
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """The 95 % intervals of a difference's mean over paired seeds; None for other numbers, and below two seeds."""
+        return interval(self.numbers) if self.is_difference else None
+
+    @property
+    def versions(self) -> list[str]:
+        """The code versions behind the numbers that there are, by name."""
+        there = [sample for sample in self.samples if sample.number is not None]
+        return sorted({version for sample in there for term in sample.terms for version in term.versions})
+
+    @property
     def difference(self) -> float | None:
         """Ours less the paper's, ours unrounded."""
         return self.mean - float(self.paper) if self.paper and self.mean is not None else None
@@ -110,22 +136,24 @@ def absent(metric: str) -> tuple[Sample, ...]:
     return (Sample(None, (Term(1, metric, NOTHING, None, None, ABSENT),)),)
 
 
-def term(cell: Cell, metric: str, record: Record | None) -> Term:
-    """What a cell's record says about a metric (or about `parameters`, in millions)."""
+def term(cell: Cell, metric: str, record: Record | None, teacher: Record | None = None) -> Term:
+    """What a cell's record says about a metric (or about `parameters`, in millions); `teacher` is its teacher's."""
     blank = Term(1, metric, cell.cell_id, cell.seed, None, "not run")
     if record is None:
         return blank
+    state = str(record.state)
     known = replace(blank, run_id=record.run_id, commit=record.commit, reason=_line(record.reason))
+    made = [done.commit for done in (record, teacher) if done is not None and done.state == "finished"]
+    versions = tuple(dict.fromkeys(map(version_of, made)))
     if metric == "parameters":
         # The count is known from a model's first epoch on, whatever becomes of it.
-        if record.parameters is not None:
-            return replace(known, value=record.parameters / 1e6, state=record.state, reason="")
-    elif record.state == "finished":
+        if record.parameters is not None and state != "stale":
+            return replace(known, value=record.parameters / 1e6, state=state, reason="", versions=versions)
+    elif state == "finished":
         value = record.metrics.get(metric)
         if value is not None and math.isfinite(value):
-            return replace(known, value=float(value), state="finished", reason="")
+            return replace(known, value=float(value), state=state, reason="", versions=versions)
         return replace(known, state=f"finished without {metric}", reason="")
-    state = str(record.state)
     if state in ("unfinished", "cancelled"):
         state = f"{state} (epoch {record.epoch} of {cell.epochs})"
     return replace(known, state=state)
@@ -163,17 +191,40 @@ def decimals(printed: str) -> int:
 
 
 def texts(value: Value) -> dict[str, str]:
-    """The texts of a number: `ours`, `std`, `n`, `paper`, `difference`; what there is not is "-"."""
+    """The texts of a number, by the names of its columns in a CSV file; what there is not is "-"."""
+    ours = {"ours": value.mean, "std": value.std, **dict.fromkeys(BOUNDS)}
+    if value.interval is not None:
+        bounds = value.interval
+        ours |= dict(zip(BOUNDS, (bounds.low, bounds.high, bounds.bootstrap_low, bounds.bootstrap_high), strict=True))
     return {
-        "ours": NOTHING if value.mean is None else fixed(value.mean, value.format),
-        "std": NOTHING if value.std is None else fixed(value.std, value.format),
+        **{name: NOTHING if number is None else fixed(number, value.format) for name, number in ours.items()},
         "n": str(value.n),
         "paper": value.paper or NOTHING,
+        "paper std": value.paper_std or NOTHING,
         "difference": (
             NOTHING if value.difference is None or not value.paper
             else fixed(value.difference, f".{decimals(value.paper)}f", sign=True)
         ),
     }  # fmt: skip
+
+
+def spread_text(value: Value) -> str:
+    """` ± 0.71 (3)`: standard deviation and number of seeds, as they follow a mean; empty for a single number."""
+    if value.wanted < 2 or value.mean is None:
+        return ""
+    said = texts(value)
+    return f" ± {said['std']} ({said['n']})"
+
+
+def interval_text(value: Value) -> str:
+    """`[0.08, 1.62]`, the t interval of a difference, or "-"."""
+    said = texts(value)
+    return NOTHING if value.interval is None else f"[{said['low']}, {said['high']}]"
+
+
+def printed(value: Value) -> str:
+    """The paper's figure with its standard deviation, where it prints one, or "-"."""
+    return f"{value.paper} ± {value.paper_std}" if value.paper and value.paper_std else value.paper or NOTHING
 
 
 def states(value: Value, brief: bool = False) -> str:

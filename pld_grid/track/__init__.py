@@ -9,9 +9,9 @@ This package is the only importer of mlflow, and loads it when first used.
 
 from pld_grid.track.database import prepare_database, upgrade_database
 from pld_grid.track.mirrorer import Mirrorer
-from pld_grid.track.runs import records
-from pld_grid.track.server import EXPERIMENT, default_tracking_uri, public_uri, ui_command
-from pld_grid.track.submission import Submission
+from pld_grid.track.runs import finished, records
+from pld_grid.track.server import EXPERIMENT, default_tracking_uri, public_uri, ui_address, ui_command
+from pld_grid.track.submission import Submission, alive, living, newest, queued
 from pld_grid.track.tracker import Tracker
 
 __all__ = [
@@ -19,10 +19,16 @@ __all__ = [
     "Mirrorer",
     "Submission",
     "Tracker",
+    "alive",
     "default_tracking_uri",
+    "finished",
+    "living",
+    "newest",
     "prepare_database",
     "public_uri",
+    "queued",
     "records",
+    "ui_address",
     "ui_command",
     "upgrade_database",
 ]

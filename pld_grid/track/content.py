@@ -1,14 +1,17 @@
 """What MLflow shows of a cell: run name, parameters and tags, and the record that the tags give back."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import yaml
+from pydantic import TypeAdapter
 
-from pld_grid.records import Record
+from pld_grid.records import Record, State
 from pld_grid.spec import Cell, canonical_json, digest
-from pld_grid.store import Progress, Receipt, State
+from pld_grid.store import EpochRecord, Progress, Provenance, Receipt, sha256
 
 PREFIX = "pld_grid."
 CELL_ID = f"{PREFIX}cell_id"
@@ -16,6 +19,7 @@ GRIDS = f"{PREFIX}grids"
 STATE = f"{PREFIX}state"
 RECEIPT = f"{PREFIX}receipt_sha256"
 LOGGED = f"{PREFIX}logged_epoch"
+RECEIPT_FILE = "receipt.json"
 LONGEST = 5000  # characters that every MLflow backend takes in a tag
 SUBMISSION_ID = f"{PREFIX}submission_id"
 PROFILE = f"{PREFIX}profile"
@@ -32,6 +36,8 @@ STATUS: Mapping[str, str] = {
 
 # libyaml's, where PyYAML was built with it: the other takes a fifth of the time that mirroring a cell does.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+_EPOCHS = TypeAdapter(tuple[EpochRecord, ...])
 
 # MLflow's table is read by people: "loss" rather than "loss.name". The first prefix that fits is replaced.
 _SHORTER = (
@@ -96,8 +102,11 @@ def tags(cell: Cell, progress: Progress | None) -> dict[str, str]:
     return found
 
 
-def record(run_id: str, found: Mapping[str, str]) -> Record | None:
-    """The record that a run's tags stand for; None for another run, or a cell without any progress yet."""
+def record(run_id: str, experiment_id: str, found: Mapping[str, str]) -> Record | None:
+    """The record that a run's tags stand for; None for another run, or a cell without any progress yet.
+
+    What only the receipt knows is not in it: see `with_receipt`.
+    """
     if CELL_ID not in found or STATE not in found:
         return None
     parameters = found[f"{PREFIX}parameters"]
@@ -110,14 +119,47 @@ def record(run_id: str, found: Mapping[str, str]) -> Record | None:
         parameters=int(parameters) if parameters else None,
         commit=found[f"{PREFIX}commit"],
         run_id=run_id,
+        experiment_id=experiment_id,
     )
+
+
+def with_receipt(known: Record, artifact: bytes | None, digest: str) -> Record | None:
+    """The record with what else stands in its run's copy of the receipt; None if that is not the one of that digest."""
+    try:
+        content = json.loads(artifact or b"")
+        if sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()) != digest:
+            return None
+        epochs = _EPOCHS.validate_python(content["epochs"])
+        return replace(known, epochs=epochs, provenance=Provenance.model_validate(content["provenance"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def artifacts(receipt: Receipt) -> dict[str, bytes]:
     """The small files of a finished cell's run."""
     text = yaml.dump(receipt.cell.model_dump(mode="json"), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     pretty = json.dumps(json.loads(canonical_json(receipt)), indent=2)
-    return {"cell.yaml": text.encode(), "receipt.json": pretty.encode() + b"\n"}
+    return {"cell.yaml": text.encode(), RECEIPT_FILE: pretty.encode() + b"\n"}
+
+
+def unlogged(progress: Progress | None, had: Mapping[str, str]) -> list[EpochRecord]:
+    """Epochs that a run with these tags lacks."""
+    logged = int(had.get(LOGGED, -1))
+    return [epoch for epoch in progress.epochs if epoch.epoch > logged] if progress else []
+
+
+def started(progress: Progress | None) -> float:
+    """When a cell began, in Unix seconds; now, if nothing says so."""
+    if progress is not None and progress.receipt is not None:
+        return progress.receipt.provenance.started
+    return progress.epochs[0].time if progress and progress.epochs else time.time()
+
+
+def ended(progress: Progress | None) -> float | None:
+    """When a cell was last heard of, in Unix seconds."""
+    if progress is not None and progress.receipt is not None:
+        return progress.receipt.provenance.ended
+    return progress.epochs[-1].time if progress and progress.epochs else None
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -1,27 +1,35 @@
 """Runs of one experiment: all, by tag, and made; and the records that they give back."""
 
 import gc
+import logging
 import sqlite3
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from pld_grid.errors import TrackingError
 from pld_grid.records import Record
 from pld_grid.track import content
-from pld_grid.track.content import CELL_ID, LOGGED, PREFIX, SUBMISSION_ID
-from pld_grid.track.server import EXPERIMENT, connect, database_path, reporting
+from pld_grid.track.content import CELL_ID, LOGGED, PREFIX, RECEIPT, RECEIPT_FILE, SUBMISSION_ID
+from pld_grid.track.server import EXPERIMENT, connect, database_path, public_uri, reporting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+logger = logging.getLogger(__name__)
+
+DOWNLOADS = 8  # at a time
 PAGE = 250  # runs per request; MLflow takes about 0.1 MB for each while it reads them
 _BRIEFS = f"""
-    SELECT run_uuid, status, start_time, key, value FROM runs JOIN tags USING (run_uuid)
+    SELECT run_uuid, experiment_id, status, start_time, artifact_uri, key, value FROM runs JOIN tags USING (run_uuid)
     WHERE experiment_id = ? AND lifecycle_stage = 'active' AND key LIKE '{PREFIX}%'
     ORDER BY start_time, run_uuid
 """
@@ -32,8 +40,10 @@ class Brief:
     """What of a run says which cell or submission it shows, and how far; `start_time` in milliseconds."""
 
     run_id: str
+    experiment_id: str
     status: str
     start_time: int
+    artifact_uri: str
     tags: Mapping[str, str]
 
     @property
@@ -47,9 +57,36 @@ def records(
 ) -> dict[str, Record]:
     """Records of all mirrored cells (or those asked for), from MLflow alone: equal to `pld_grid.records.from_store`.
 
+    Epochs and provenance come from the receipts among the runs' artifacts. A record whose receipt is not there, or
+    is not the one that the run's tags speak of, goes without them, and a warning counts these.
+
     Raises:
         TrackingError: MLflow cannot be reached, or there is none.
     """
+    chosen = _chosen(tracking_uri, experiment, cell_ids)
+    final = [cell_id for cell_id, (run, _) in chosen.items() if run.tags.get(RECEIPT)]
+    found = {cell_id: record for cell_id, (_, record) in chosen.items()}
+    lacking = 0
+    for cell_id, file in zip(final, _receipts(tracking_uri, [chosen[i][0] for i in final]), strict=True):
+        complete = content.with_receipt(found[cell_id], file, chosen[cell_id][0].tags[RECEIPT])
+        lacking += complete is None
+        found[cell_id] = complete or found[cell_id]
+    if lacking:
+        logger.warning(
+            "MLflow at %s: %d of %d finished runs have no %s, or a wrong one; their epochs and devices are not known",
+            public_uri(tracking_uri), lacking, len(final), RECEIPT_FILE,
+        )  # fmt: skip
+    return found
+
+
+def finished(tracking_uri: str, experiment: str, cell_ids: Collection[str]) -> set[str]:
+    """Which ids have a finished run, of whatever spec version. Raises TrackingError as `records` does."""
+    chosen = _chosen(tracking_uri, experiment, cell_ids)
+    return {cell_id for cell_id, (_, record) in chosen.items() if record.state == "finished"}
+
+
+def _chosen(tracking_uri: str, experiment: str, cell_ids: Collection[str] | None) -> dict[str, tuple[Brief, Record]]:
+    """The run of each cell with what its tags say, in the order asked for."""
     path = database_path(tracking_uri)
     if path is not None and not path.exists():
         raise TrackingError(f"there is no MLflow database {path}")
@@ -58,13 +95,45 @@ def records(
         client = connect(tracking_uri)
         known = client.get_experiment_by_name(experiment)
         for run in survey(tracking_uri, client, known.experiment_id) if known else ():
-            record = content.record(run.run_id, run.tags)
+            record = content.record(run.run_id, run.experiment_id, run.tags)
             if record is None:
                 continue
             if record.cell_id not in found or run.precedence < found[record.cell_id][0].precedence:
                 found[record.cell_id] = run, record
     wanted = found if cell_ids is None else [cell_id for cell_id in dict.fromkeys(cell_ids) if cell_id in found]
-    return {cell_id: found[cell_id][1] for cell_id in wanted}
+    return {cell_id: found[cell_id] for cell_id in wanted}
+
+
+def _receipts(tracking_uri: str, runs: Collection[Brief]) -> Iterator[bytes | None]:
+    """The receipts that runs keep as artifacts: files are read as such, others fetched, a few at a time."""
+    folders = [_local(run.artifact_uri) for run in runs]
+    if None not in folders:
+        yield from (_read(folder / RECEIPT_FILE) for folder in folders if folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="pld_grid-") as scratch, ThreadPoolExecutor(DOWNLOADS) as pool:
+        yield from pool.map(partial(_download, connect(tracking_uri), Path(scratch)), runs)
+
+
+def _local(artifact_uri: str) -> Path | None:
+    """The folder behind a run's artifacts, if it is one of this machine's."""
+    parts = urlsplit(artifact_uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _download(client: "MlflowClient", scratch: Path, run: Brief) -> bytes | None:
+    folder = scratch / run.run_id
+    folder.mkdir()
+    try:
+        return _read(Path(client.download_artifacts(run.run_id, RECEIPT_FILE, str(folder))))
+    except Exception:  # every artifact store raises its own kind; the caller counts what is missing
+        return None
 
 
 def survey(tracking_uri: str, client: "MlflowClient", experiment_id: str) -> Iterable[Brief]:
@@ -83,10 +152,10 @@ def _from_database(path: Path, experiment_id: str) -> list[Brief] | None:
     try:
         with closing(sqlite3.connect(path)) as connection:
             rows = connection.execute(_BRIEFS, (experiment_id,))
-            runs = groupby(rows, key=lambda row: row[:3])
+            runs = groupby(rows, key=lambda row: row[:5])
             return [
-                Brief(run_id, status, start_time, {name: value for *_, name, value in tags})
-                for (run_id, status, start_time), tags in runs
+                Brief(run_id, str(experiment), status, start_time, artifacts, {name: value for *_, name, value in tags})
+                for (run_id, experiment, status, start_time, artifacts), tags in runs
             ]
     except sqlite3.Error:
         return None
@@ -95,7 +164,8 @@ def _from_database(path: Path, experiment_id: str) -> list[Brief] | None:
 def brief(run: "Run") -> Brief:
     """What `survey` tells of a run."""
     tags = {name: value for name, value in run.data.tags.items() if name.startswith(PREFIX)}
-    return Brief(run.info.run_id, run.info.status, run.info.start_time, tags)
+    info = run.info
+    return Brief(info.run_id, info.experiment_id, info.status, info.start_time, info.artifact_uri, tags)
 
 
 def stream(client: "MlflowClient", experiment_id: str, query: str = "") -> "Iterator[Run]":
@@ -158,6 +228,16 @@ def index(runs: Iterable[Brief]) -> dict[str, Brief]:
         if key and (key not in found or run.precedence < found[key].precedence):
             found[key] = run
     return found
+
+
+def upload(client: "MlflowClient", run_id: str, files: Mapping[str, bytes], into: str | None = None) -> None:
+    """Keeps files by name as a run's artifacts, in a folder of these if one is named. Raises what MLflow does."""
+    with tempfile.TemporaryDirectory(prefix="pld_grid-") as folder:
+        for name, data in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        client.log_artifacts(run_id, folder, into)
 
 
 @contextmanager

@@ -146,6 +146,13 @@ def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
     return experiment.experiment_id
 
 
+def ui_address(tracking_uri: str, port: int = 5000) -> str:
+    """Where people look at MLflow: a server's own address, or that of `ui_command` on this machine."""
+    if urlsplit(tracking_uri).scheme in ("http", "https"):
+        return public_uri(tracking_uri).rstrip("/")
+    return f"http://127.0.0.1:{port}"
+
+
 def ui_command(tracking_uri: str, port: int = 5000) -> list[str] | None:
     """The command that serves MLflow's UI on this machine; None if a server does already (open its URI)."""
     if urlsplit(tracking_uri).scheme in ("http", "https"):

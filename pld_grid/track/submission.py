@@ -1,15 +1,29 @@
-"""Submissions: one `run` of one or more grids, kept in the store so that its MLflow run can be replayed too."""
+"""Submissions: one `run` of one or more grids, kept in the store so that its MLflow run can be replayed too.
 
+A driver that dies says nothing, so while it lives it writes the time into `submissions/<id>.alive`, on whatever store.
+The clocks of the machines that share a store must agree within a minute or two.
+"""
+
+import itertools
 import json
+import logging
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Literal
 
+from pld_grid.errors import StoreError
+from pld_grid.records import Record, without_progress
 from pld_grid.spec import Frozen, Scalar, canonical_json
 from pld_grid.store import Store
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "submissions"
+BEAT = 20.0  # seconds between two signs of life
+DEAD = 180.0  # seconds without one, after which a driver counts as dead
 
 
 class Submission(Frozen):
@@ -55,11 +69,67 @@ def read(store: Store, submission_id: str) -> Submission | None:
 
 def load(store: Store) -> Iterator[Submission]:
     """All submissions of a store, oldest first."""
+    yield from _load(store, ".json")
+
+
+def alive(store: Store) -> list[Submission]:
+    """The submissions whose drivers live, oldest first. Raises StoreError if the store cannot be read."""
+    found = []
+    for known in _load(store, ".alive"):
+        with suppress(ValueError):
+            last = float(store.read(FOLDER, f"{known.submission_id}.alive") or b"0")
+            if time.time() - last < DEAD:
+                found.append(known)
+    return found
+
+
+def newest(store: Store, cell_ids: Iterable[str]) -> Submission | None:
+    """The latest submission that wanted any of these cells."""
+    wanted = set(cell_ids)
+    return max(
+        (each for each in load(store) if not wanted.isdisjoint(each.cells)),
+        key=lambda each: each.submission_id,
+        default=None,
+    )
+
+
+def queued(submissions: Iterable[Submission], cell_ids: Iterable[str]) -> dict[str, Record]:
+    """Records of those cells without progress that running submissions are to train."""
+    waiting = {cell_id for each in submissions if each.state == "running" for cell_id in each.trained}
+    return {cell_id: without_progress(cell_id, "queued") for cell_id in cell_ids if cell_id in waiting}
+
+
+@contextmanager
+def living(store: Store, submission_id: str) -> Iterator[None]:
+    """Gives signs of life, from a thread of its own, while its block runs."""
+    over, failures = threading.Event(), itertools.count()
+
+    def beat() -> None:
+        try:
+            store.write(f"{time.time():.0f}\n".encode(), FOLDER, f"{submission_id}.alive", durable=False)
+        except StoreError as error:
+            if next(failures) == 0:
+                logger.warning("%s; others may take this run for dead", error)
+
+    def go_on() -> None:
+        while not over.wait(BEAT):
+            beat()
+
+    beat()
+    thread = threading.Thread(target=go_on, name="pld_grid-alive", daemon=True)
+    thread.start()
     try:
-        names = store.fs.ls(store.path(FOLDER), detail=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in sorted(name.rsplit("/", 1)[-1] for name in names if name.endswith(".json")):
-        found = read(store, name.removesuffix(".json"))
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with suppress(StoreError):
+            store.remove(FOLDER, f"{submission_id}.alive")
+
+
+def _load(store: Store, ending: str) -> Iterator[Submission]:
+    """The submissions that have a file with that ending, oldest first."""
+    for name in sorted(name for name in store.names(FOLDER) if name.endswith(ending)):
+        found = read(store, name.removesuffix(ending))
         if found is not None:
             yield found

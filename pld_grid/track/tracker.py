@@ -1,19 +1,17 @@
 """Brings MLflow up to date with the store, and reads records back."""
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
 from pld_grid.errors import StoreError, TrackingError
 from pld_grid.spec import SPEC_VERSION, Cell, Scalar
-from pld_grid.store import EpochRecord, Mirror, Progress, Receipt, Store
+from pld_grid.store import Mirror, Progress, Receipt, Store
 from pld_grid.track import content, submission
 from pld_grid.track.content import (
     CELL_ID,
@@ -28,7 +26,7 @@ from pld_grid.track.content import (
     SUBMISSION_ID,
 )
 from pld_grid.track.database import prepare_database
-from pld_grid.track.runs import Brief, active, create, find, index, survey
+from pld_grid.track.runs import Brief, active, create, find, index, survey, upload
 from pld_grid.track.server import EXPERIMENT, connect, experiment_id, explained, public_uri, reporting
 from pld_grid.track.submission import Submission
 
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCKS = ".locks"
+REPORT = "report"
 LOCK_TIMEOUT = 60  # seconds to wait for a process that mirrors the same cell
 BATCH = 500  # metrics per request: MLflow takes 1000 metrics, parameters and tags together, and 1 MB
 
@@ -145,6 +144,20 @@ class Tracker:
                 else:
                     self._sync_cell(item)
 
+    def log_report(self, submission_id: str, files: Mapping[str, bytes]) -> None:
+        """Keeps a report's files, by name, under `report/` in a submission's run; later ones replace earlier ones.
+
+        Raises:
+            TrackingError: MLflow could not be reached or refused; or the store has no such submission.
+        """
+        known = submission.read(self.store, submission_id)
+        if known is None:
+            raise TrackingError(f"store {self.store.uri} has no submission {submission_id}")
+        with self._reporting():
+            with self._alone(submission_id):
+                run = self._run_of_submission(known)
+            self._upload(run.info.run_id, files, REPORT)
+
     def outdated(self) -> list[str]:
         """Submissions and cells of the store that MLflow lacks or has an older state of; one search for all."""
         with self._lock:
@@ -215,11 +228,11 @@ class Tracker:
         run_id, had = run.info.run_id, run.data.tags
         wanted = self._tags(cell, progress, had)
         if progress is not None and progress.receipt is not None and had.get(RECEIPT) != wanted[RECEIPT]:
-            self._upload(run_id, progress.receipt)
+            self._upload_results(run_id, progress.receipt)
 
         metrics = [
             Metric(name, value, timestamp=int(epoch.time * 1000), step=epoch.epoch)
-            for epoch in _unlogged(progress, had)
+            for epoch in content.unlogged(progress, had)
             for name, value in epoch.metrics.items()
         ]
         tags = [RunTag(k, v) for k, v in wanted.items() if had.get(k) != v]
@@ -231,9 +244,13 @@ class Tracker:
         client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
 
         state = progress.state if progress else "unfinished"
-        self._tell_status(run, STATUS[state], _ended(progress))
+        self._tell_status(run, STATUS[state], content.ended(progress))
         mirror = Mirror(
-            tracking_uri=self.address, run_id=run_id, epochs=len(progress.epochs) if progress else 0, state=state
+            tracking_uri=self.address,
+            run_id=run_id,
+            experiment_id=run.info.experiment_id,
+            epochs=len(progress.epochs) if progress else 0,
+            state=state,
         )
         if self.store.mirror(cell_id) != mirror:
             self.store.write_mirror(cell_id, mirror)
@@ -268,7 +285,7 @@ class Tracker:
 
     def _is_current(self, cell_id: str, run: Brief | None) -> bool:
         mirror = self.store.mirror(cell_id)
-        if run is None or mirror is None or (mirror.run_id, mirror.tracking_uri) != (run.run_id, self.address):
+        if run is None or mirror is None or mirror.place != (self.address, run.experiment_id, run.run_id):
             return run is None and _cell(self.store, cell_id, self.store.progress(cell_id)) is None
         had = run.tags
         if mirror.state in ("finished", "diverged"):
@@ -284,8 +301,7 @@ class Tracker:
         wanted = self._tags(cell, progress, had)
         return run.status == STATUS[state] and all(had.get(name) == value for name, value in wanted.items())
 
-    def _upload(self, run_id: str, receipt: Receipt) -> None:
-        client, _ = self._connected()
+    def _upload_results(self, run_id: str, receipt: Receipt) -> None:
         files = content.artifacts(receipt)
         if receipt.weights_sha256 is not None:
             try:
@@ -293,14 +309,15 @@ class Tracker:
             except StoreError as error:
                 # The numbers are worth showing without them.
                 logger.warning("%s; its MLflow run goes without them", error)
-        with tempfile.TemporaryDirectory(prefix="pld_grid-") as folder:
-            for name, data in files.items():
-                Path(folder, name).write_bytes(data)
-            try:
-                client.log_artifacts(run_id, folder)
-            except Exception as error:  # every artifact store raises its own kind
-                reason = explained(error, self.tracking_uri)
-                raise TrackingError(f"MLflow at {self.address}: cannot keep {', '.join(files)}: {reason}") from error
+        self._upload(run_id, files)
+
+    def _upload(self, run_id: str, files: Mapping[str, bytes], into: str | None = None) -> None:
+        client, _ = self._connected()
+        try:
+            upload(client, run_id, files, into)
+        except Exception as error:  # every artifact store raises its own kind
+            reason = explained(error, self.tracking_uri)
+            raise TrackingError(f"MLflow at {self.address}: cannot keep {', '.join(files)}: {reason}") from error
 
     # -- finding runs -------------------------------------------------------------------------------------------
 
@@ -319,7 +336,7 @@ class Tracker:
         if parents:
             with self._alone(parents[-1].submission_id):
                 tags[PARENT] = self._run_of_submission(parents[-1]).info.run_id
-        return create(client, experiment, CELL_ID, tags, content.title(cell), _started(progress))
+        return create(client, experiment, CELL_ID, tags, content.title(cell), content.started(progress))
 
     def _run_of_submission(self, known: Submission) -> "Run":
         from mlflow.entities import Param
@@ -377,21 +394,3 @@ class Tracker:
 
 def _cell(store: Store, cell_id: str, progress: Progress | None) -> Cell | None:
     return progress.receipt.cell if progress and progress.receipt else store.cell(cell_id)
-
-
-def _unlogged(progress: Progress | None, had: Mapping[str, str]) -> list[EpochRecord]:
-    """Epochs that MLflow lacks."""
-    logged = int(had.get(LOGGED, -1))
-    return [epoch for epoch in progress.epochs if epoch.epoch > logged] if progress else []
-
-
-def _started(progress: Progress | None) -> float:
-    if progress is not None and progress.receipt is not None:
-        return progress.receipt.provenance.started
-    return progress.epochs[0].time if progress and progress.epochs else time.time()
-
-
-def _ended(progress: Progress | None) -> float | None:
-    if progress is not None and progress.receipt is not None:
-        return progress.receipt.provenance.ended
-    return progress.epochs[-1].time if progress and progress.epochs else None

@@ -153,6 +153,19 @@ def test_students_train_on_the_kind_of_accelerator_that_the_profile_names(
     assert all(one != two for one, two in pairs)
 
 
+def test_a_run_on_a_node_joins_the_cluster_at_an_address(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+    one_cell = GRID.replace("[ce, kd, dist, pld]", "ce").replace("[adamw, lamb]", "adamw").partition("table:")[0]
+    laptop = Submitter(tmp_path, cluster, database, one_cell)
+    address = f"127.0.0.1:{cluster.port}"
+    laptop.run("calibrate", "--address", address)
+    _, err = laptop.run("run", "--address", address)
+    # Calibrated there, for the device that it then ran on.
+    assert re.search(r"1 cells to train, about \d+s with 2 slots", err)
+    assert "1 cells trained" in err
+    assert laptop.states() == ["finished"]
+    assert cluster.alive() == {"head", "worker-1", "worker-2"}
+
+
 def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
     tmp_path: Path, cluster: RayCluster, database: Path
 ) -> None:

@@ -5,16 +5,19 @@ that a figure reads in grey too.
 """
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
 DOTS_PER_INCH = 144
 BLACK, GREY = "#000000", "#6e6e6e"
+SMALL = 7.5  # points, of what stands inside the axes
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,12 @@ LOOKS = (
     Look("#CC79A7", "D", (0, (5, 1, 1, 1)), "xx"),
     Look("#56B4E9", "v", (0, (3, 1)), "\\\\"),
     Look("#D55E00", "P", (0, (3, 1, 1, 1, 1, 1)), "++"),
-    Look("#444444", "X", (0, (1, 3)), "oo"),
+    Look("#444444", "X", (0, (1, 3)), "||"),
     Look("#A6961A", "<", (0, (8, 2)), "--"),
 )
 # Losses keep their look in all figures.
 _USUAL = ("PLD", "DIST", "KD", "CE", "LS", "ListMLE", "pListMLE", "DKD")
+_PLACES = {name.upper(): place for place, name in enumerate(_USUAL)}
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,21 @@ class Figure:
 
 def look(name: str, place: int) -> Look:
     """The look of a series: its own where the name is a usual loss, else the one of its place."""
-    upper = {usual.upper(): i for i, usual in enumerate(_USUAL)}
-    return LOOKS[upper.get(name.upper(), place) % len(LOOKS)]
+    return LOOKS[_PLACES.get(name.upper(), place) % len(LOOKS)]
+
+
+def looks(names: Sequence[str]) -> list[Look]:
+    """The looks of series drawn together, all different for up to eight.
+
+    A name keeps a usual loss's look if its last word in the loss's spelling is of no other name: "PLD − KD" is KD's.
+    """
+    usual = [
+        next((w for w in reversed(re.findall(r"\w+", name)) if w.upper() in _PLACES), "").upper() for name in names
+    ]
+    own = {place: _PLACES[word] for place, word in enumerate(usual) if word and usual.count(word) == 1}
+    free = [place for place in range(len(LOOKS)) if place not in own.values()] or list(range(len(LOOKS)))
+    rest = iter(free * len(names))
+    return [LOOKS[own[place]] if place in own else LOOKS[next(rest)] for place in range(len(names))]
 
 
 @contextmanager
@@ -76,10 +93,13 @@ def style() -> Iterator[None]:
 
     settings: dict[str, Any] = {
         "figure.dpi": DOTS_PER_INCH, "savefig.dpi": DOTS_PER_INCH, "figure.constrained_layout.use": True,
+        "figure.constrained_layout.wspace": 0.06,
         "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left",
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
         "axes.grid.axis": "y", "grid.color": "#d9d9d9", "grid.linewidth": 0.6, "lines.linewidth": 1.6,
         "lines.markersize": 5, "legend.frameon": False, "hatch.linewidth": 0.6, "svg.fonttype": "path",
+        # A dollar in a model's name is a dollar.
+        "text.parse_math": False,
         # Ids inside the file follow from its content, so equal data makes an equal file.
         "svg.hashsalt": "pld_grid",
     }  # fmt: skip
@@ -88,9 +108,42 @@ def style() -> Iterator[None]:
         yield
 
 
+def bar_axes(axes: "Axes") -> None:
+    """Axes of horizontal bars: zero is where they begin, names have no ticks, numbers have room at the ends."""
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.28)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", visible=True)
+
+
+def number_at(axes: "Axes", text: str, end: float, y: float) -> None:
+    """A bar's number, beyond the bar's end."""
+    aside, aligned = (-3, "right") if end < 0 else (3, "left")
+    axes.annotate(text.replace("-", "−"), (end, y), (aside, 0), textcoords="offset points", ha=aligned, va="center",
+                  fontsize=SMALL)  # fmt: skip
+
+
+def legend(canvas: "Canvas", axes: "Axes") -> None:
+    """One legend above all axes, in as many columns as fit."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        # A letter is about a fourteenth of an inch wide, a handle with its gaps two thirds.
+        width = max(len(label) for label in labels) / 14 + 0.66
+        columns = max(1, int(canvas.get_figwidth() / width))
+        canvas.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6)
+
+
 def images(canvas: "Canvas") -> tuple[bytes, bytes]:
     """A drawn figure as SVG and PNG, without date or program version."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     svg, png = io.BytesIO(), io.BytesIO()
-    canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    canvas.savefig(png, format="png", metadata={"Software": None})
+    # The layout is found once; `savefig` would draw twice for each file to find out about it.
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")
+    FigureCanvasAgg(canvas).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(canvas).print_svg(svg, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     return svg.getvalue(), png.getvalue()

@@ -86,6 +86,20 @@ def dist(student, teacher, label, alpha, beta, gamma, tau, standardization="none
     return alpha * ce(student, teacher, label) + tau**2 * (beta * inter + gamma * intra)
 
 
+def dkd(student, teacher, label, ce_weight, alpha, beta, tau, standardization="none") -> Tensor:
+    total = 0
+    for s, t, y in zip(student, teacher, label, strict=True):
+        distilled = zscores(s) if standardization == "both" else s
+        seen = t if standardization == "none" else zscores(t)
+        rest = [c for c in range(len(s)) if c != y]
+        both = [torch.log_softmax(x / tau, 0) for x in (distilled, seen)]
+        label_s, label_t = (torch.stack([log_q[y], torch.logsumexp(log_q[rest], 0)]) for log_q in both)
+        rest_s, rest_t = (torch.log_softmax(x[rest] / tau, 0) for x in (distilled, seen))
+        distance = alpha * kl(label_t, label_s) + beta * kl(rest_t, rest_s)
+        total = total + ce_weight * cross_entropy(s, int(y)) + tau**2 * distance
+    return total / len(label)
+
+
 def pld(student, teacher, label, tau, weights, standardization="none") -> Tensor:
     total = 0
     for s, t, y in zip(student, teacher, label, strict=True):
@@ -161,6 +175,7 @@ def reference() -> SimpleNamespace:
         ls=ls,
         kd=kd,
         dist=dist,
+        dkd=dkd,
         pld=pld,
         listing=listing,
         order_of=order_of,

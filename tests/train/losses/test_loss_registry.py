@@ -10,12 +10,13 @@ from pld_grid.train import losses
 
 
 def test_the_papers_losses_and_their_defaults():
-    assert losses.available() == ("ce", "dist", "kd", "ls", "pld")
+    assert losses.available() == ("ce", "dist", "dkd", "kd", "ls", "pld")
     assert {name: losses.build(name).settings() for name in losses.available()} == {
         "ce": {},
         "ls": {"eps": 0.1},
         "kd": {"alpha": 0.1, "tau": 2.0, "divergence": "forward"},
         "dist": {"alpha": 0.1, "beta": 0.45, "gamma": 0.45, "tau": 1.0},
+        "dkd": {"ce_weight": 1.0, "alpha": 1.0, "beta": 8.0, "tau": 4.0},
         "pld": {"tau": 1.0, "weights": "teacher"},
     }
     assert {name: losses.loss_class(name).uses_teacher for name in losses.available()} == {
@@ -23,6 +24,7 @@ def test_the_papers_losses_and_their_defaults():
         "ls": False,
         "kd": True,
         "dist": True,
+        "dkd": True,
         "pld": True,
     }
     for name in losses.available():
@@ -36,9 +38,9 @@ def test_the_papers_losses_and_their_defaults():
     [
         (
             {"name": "pdl"},
-            'unknown loss "pdl"; valid: ce, dist, kd, ls, pld (did you mean "pld"?)',
+            'unknown loss "pdl"; valid: ce, dist, dkd, kd, ls, pld (did you mean "pld"?)',
         ),
-        ({"name": "_base"}, 'unknown loss "_base"; valid: ce, dist, kd, ls, pld'),
+        ({"name": "_base"}, 'unknown loss "_base"; valid: ce, dist, dkd, kd, ls, pld'),
         (
             {"name": "kd", "alfa": 0.1},
             'unknown hyperparameter of loss "kd": "alfa"; valid: alpha, tau, divergence (did you mean "alpha"?)',
@@ -65,6 +67,8 @@ def test_the_papers_losses_and_their_defaults():
         ({"name": "ls", "eps": 1}, "ls: eps must be a finite number in [0, 1), got 1"),
         ({"name": "pld", "tau": 0}, "pld: tau must be a finite number in (0, inf), got 0"),
         ({"name": "dist", "beta": -1}, "dist: beta must be a finite number in [0, inf), got -1"),
+        ({"name": "dkd", "beta": -1}, "dkd: beta must be a finite number in [0, inf), got -1"),
+        ({"name": "dkd", "ce_weight": -1}, "dkd: ce_weight must be a finite number in [0, inf), got -1"),
     ],
 )
 def test_mistakes_are_named_with_what_is_valid(arguments, message):

@@ -1,4 +1,4 @@
-"""CE, LS, KD and DIST against naive float64 references (PLD has its own file)."""
+"""CE, LS, KD and DIST against naive float64 references (DKD and PLD have their own files)."""
 
 import math
 
@@ -113,7 +113,7 @@ def test_dist_of_a_single_sample_has_no_intra_correlation(reference):
     assert value == 1 and not gradient.any()
 
 
-@pytest.mark.parametrize("name", ["kd", "dist", "pld"])
+@pytest.mark.parametrize("name", ["kd", "dist", "dkd", "pld"])
 def test_constant_logits_can_be_standardized(reference, name):
     student, _, target = reference.draw(3, 4)
     loss = losses.build(name, standardization="both")

@@ -1,0 +1,114 @@
+"""All that is known about one cell: results, run, files, where it was made, who shares it, how to make it again."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pld_grid import track
+from pld_grid.explain.library import Library, Use
+from pld_grid.progress import describe
+from pld_grid.records import Record
+from pld_grid.spec import Cell, ledger
+from pld_grid.store import EpochRecord, Provenance
+
+
+@dataclass(frozen=True)
+class MlflowRun:
+    """A cell's run, and its experiment's id if that is known; no secrets in the `tracking_uri`."""
+
+    run_id: str
+    experiment_id: str
+    tracking_uri: str
+
+    @property
+    def served(self) -> bool:
+        """Whether a server shows it, or else only `pld-grid ui`."""
+        return track.ui_command(self.tracking_uri) is None
+
+    @property
+    def link(self) -> str:
+        """The run's page; MLflow finds a run's experiment by itself where it is not known."""
+        experiment = f"experiments/{self.experiment_id}/" if self.experiment_id else ""
+        return f"{track.ui_address(self.tracking_uri)}/#/{experiment}runs/{self.run_id}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a cell takes where the paper leaves something open."""
+
+    field: str
+    value: Any
+    question: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """One cell.
+
+    `epochs` are all that are recorded, their metrics in percent and nats, `files` the paths of the store that exist,
+    `rerun` the command that trains just this cell, or empty if no grid of the profile needs it.
+    """
+
+    cell: Cell
+    title: str
+    state: str
+    reason: str
+    parameters: int | None
+    epochs: tuple[EpochRecord, ...]
+    provenance: Provenance | None
+    run: MlflowRun | None
+    files: tuple[str, ...]
+    uses: tuple[Use, ...]
+    ledger: tuple[Choice, ...]
+    rerun: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the numbers are results."""
+        return self.state == "finished"
+
+    @property
+    def last(self) -> EpochRecord | None:
+        """The last epoch recorded."""
+        return self.epochs[-1] if self.epochs else None
+
+
+def account_of(library: Library, cell: Cell, record: Record | None, first: str | None = None) -> Account:
+    """The account of a cell; `first` names the grid that it was asked for by."""
+    progress = library.store.progress(cell.cell_id)
+    receipt = progress.receipt if progress is not None else None
+    uri = track.public_uri(library.workspace.tracking_uri)
+    return Account(
+        cell=cell,
+        title=describe(cell),
+        state=str(record.state) if record is not None else "not run",
+        reason=record.reason if record is not None else "",
+        parameters=progress.parameters if progress is not None else None,
+        epochs=progress.epochs if progress is not None else (),
+        provenance=receipt.provenance if receipt is not None else None,
+        run=MlflowRun(record.run_id, record.experiment_id, uri) if record is not None and record.run_id else None,
+        files=tuple(_files(library, cell.cell_id)),
+        uses=tuple(library.uses(cell)),
+        ledger=tuple(choices(cell)),
+        rerun=library.command(cell, again=receipt is not None, first=first),
+    )
+
+
+def choices(cell: Cell) -> list[Choice]:
+    """The entries of the ambiguity ledger that the cell has a field for, with its values."""
+    found = []
+    for entry in ledger():
+        value: Any = cell.model_dump(mode="json", exclude={"teacher"})
+        *parts, last = entry.field.split(".")
+        for part in parts:
+            value = value[part] if value is not None else None
+        if value is not None:
+            found.append(Choice(entry.field, value[last], entry.question))
+    return found
+
+
+def _files(library: Library, cell_id: str) -> list[str]:
+    """What the store has of a cell, in the order of their names."""
+    store = library.store
+    names = [name for name in store.names(cell_id) if name != "checkpoints"]
+    names += [f"checkpoints/{name}" for name in store.names(cell_id, "checkpoints")]
+    return [f"{store.uri.rstrip('/')}/{cell_id}/{name}" for name in sorted(names)]

@@ -1,0 +1,37 @@
+"""Local files that readers see whole or not at all."""
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes, durable: bool) -> None:
+    """Writes a file beside its place and renames it, making folders as needed; `durable` also survives a power cut.
+
+    Raises OSError, and leaves nothing behind then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder survive a power cut, on file systems that can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,120 @@
+"""A 2-D slice of student-logit space, and a loss on it (paper, Appendix I).
+
+s(alpha, beta) = t + alpha * d1 + beta * d2, for a random teacher t of unit norm and two random orthonormal directions.
+
+Shape suffixes: C classes, P points of the slice.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from pld_grid.errors import InputError
+from pld_grid.train.losses import Loss, TeacherBatch
+
+# The square's half side in units of the teacher's norm, which is 1.
+REACH = 5.0
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One teacher, its label, and the plane through the teacher's logits that `directions_2C` span; all in float64."""
+
+    classes: int
+    seed: int
+    label_rank: int
+    teacher_C: Array
+    directions_2C: Array
+    label: int
+
+    def student(self, coordinates_P2: Array) -> Array:
+        """The student's logits at points (alpha, beta); (P, C)."""
+        logits_PC: Array = self.teacher_C + coordinates_P2 @ self.directions_2C
+        return logits_PC
+
+    def values(self, loss: Loss, coordinates_P2: Array) -> Array:
+        """The loss at each point; (P,).
+
+        A call per point: a batch would be averaged, and DIST's intra term is defined over a batch.
+        """
+        teacher, target = self._batch()
+        student_PC = torch.from_numpy(self.student(coordinates_P2))
+        with torch.inference_mode():
+            return np.array([loss(student_C.unsqueeze(0), teacher, target).item() for student_C in student_PC])
+
+    def grid(self, loss: Loss, steps: Array) -> Array:
+        """The loss at every pair of coordinates: row j has beta = steps[j], column i has alpha = steps[i]."""
+        alpha, beta = np.meshgrid(steps, steps)
+        points_P2 = np.stack([alpha.ravel(), beta.ravel()], axis=1)
+        return self.values(loss, points_P2).reshape(alpha.shape)
+
+    def lowest(self, loss: Loss, start: tuple[float, float]) -> tuple[float, float]:
+        """(alpha, beta) of the minimum inside the square, downhill from `start`; on an edge if it lies beyond.
+
+        To four decimals: further ones depend on the processor.
+        """
+        teacher, target = self._batch()
+        origin_C, directions_2C = torch.from_numpy(self.teacher_C), torch.from_numpy(self.directions_2C)
+
+        def value_and_slope(point: Array) -> tuple[float, Array]:
+            coordinates = torch.tensor(point, requires_grad=True)
+            value: Tensor = loss((origin_C + coordinates @ directions_2C).unsqueeze(0), teacher, target)
+            (slope,) = torch.autograd.grad(value, coordinates)
+            return value.item(), slope.numpy()
+
+        found = optimize.minimize(
+            value_and_slope, start, jac=True, method="L-BFGS-B", bounds=[(-REACH, REACH)] * 2,
+            options={"ftol": 0.0, "gtol": 1e-10},
+        )  # fmt: skip
+        return round(float(found.x[0]), 4), round(float(found.x[1]), 4)
+
+    def _batch(self) -> tuple[TeacherBatch, Tensor]:
+        """The teacher's side of every point: a batch of one, ranked and softened once for all."""
+        target = torch.tensor([self.label])
+        return TeacherBatch(torch.from_numpy(self.teacher_C).unsqueeze(0), target), target
+
+
+def draw_slice(classes: int = 1000, seed: int = 0, label_rank: int = 1) -> Slice:
+    """A slice from independent standard normal numbers: the teacher, then the directions by Gram-Schmidt.
+
+    The label is the class that the teacher ranks at place `label_rank`; 1 is a teacher that is right.
+    Raises InputError if there are fewer than two classes, or no such seed or place.
+    """
+    if seed < 0:
+        raise InputError(f"a seed must not be negative, got {seed}")
+    if classes < 2:
+        raise InputError(f"a slice needs at least 2 classes, got {classes}")
+    if not 1 <= label_rank <= classes:
+        raise InputError(f"the label's rank must be from 1 to {classes}, the number of classes, got {label_rank}")
+    normal = np.random.default_rng(seed).standard_normal((3, classes))
+    teacher_C = normal[0] / np.linalg.norm(normal[0])
+    first_C = normal[1] / np.linalg.norm(normal[1])
+    second_C = normal[2] - (normal[2] @ first_C) * first_C
+    second_C /= np.linalg.norm(second_C)
+    ranking_C = np.argsort(-teacher_C, kind="stable")
+    return Slice(classes, seed, label_rank, teacher_C, np.stack([first_C, second_C]), int(ranking_C[label_rank - 1]))
+
+
+def coordinates(points: int) -> Array:
+    """The grid's coordinates along one direction, in logit units. Raises InputError unless 0 is among them."""
+    if points < 3 or points % 2 == 0:
+        raise InputError(f"points along a side must be odd and at least 3, so that the teacher is one; got {points}")
+    return np.linspace(-REACH, REACH, points)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread: a row of logits is too short to be shared, and more threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,114 @@
+"""The judged claims as a page in Markdown, and as CSV in full precision."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from pld_grid.report.claims.evidence import Judgement
+from pld_grid.report.claims.judge import ItemVerdict, Verdict, evidence_text, shown
+from pld_grid.report.markdown import escape, grid_lines
+from pld_grid.report.values import NOTHING
+
+CSV_HEADERS = (
+    "id", "place", "text", "reading", "low", "high", "paper", "run", "item", "item paper", "item paper number",
+    "item run", "item n", "item mean", "item interval low", "item interval high", "item wide interval low",
+    "item wide interval high", "item reason",
+)  # fmt: skip
+RUNS: tuple[Judgement, ...] = ("supported", "contradicted", "not enough evidence")
+ELSEWHERE = (
+    "> What this run says about a sentence is about these data and models, and nothing about its truth on the paper's."
+)
+HOW = """\
+Each sentence is read as a formula over the tables' numbers; `claims.yaml`, beside the paper's tables, has them as data,
+with the rules of reading. It gets two verdicts that do not depend on each other:
+
+- **The paper's tables**: whether the formula holds for the figures that the paper itself prints, by exact arithmetic. A
+  printed number stands for what rounds to it, a range for what lies within its ends.
+- **This run**: *supported* if the whole 95 % t interval of the mean over seeds (in brackets) lies where the formula
+  wants it, *contradicted* if it lies wholly outside, otherwise *not enough evidence*; so too with one seed, with
+  missing cells, or if all seeds gave the same number. The formula is worked out seed by seed: differences are paired,
+  and a mean, minimum, maximum or trend over rows is that of one seed. All seeds share their teachers, so the intervals
+  are for these teachers.
+- A claim about *each* of k numbers is supported if every one is, which needs no correction, and contradicted if one is
+  at a confidence of 1 - 0.05 / k (Bonferroni). There is no correction for the number of claims."""
+
+
+def claims_markdown(verdicts: Sequence[Verdict], setting_warning: str) -> str:
+    """The page `claims.md`. `setting_warning` is Markdown that says where the run is not the paper's, or empty."""
+    wrong = [verdict for verdict in verdicts if verdict.paper == "inconsistent"]
+    parts = ["# The paper's claims", setting_warning, ELSEWHERE if setting_warning else "", _summary(verdicts), HOW]
+    parts += ["## Sentences that the paper's own tables contradict", _contradicted(wrong) if wrong else "None."]
+    parts += ["## All claims", _all(verdicts), "As data, in full precision: [claims.csv](claims.csv)."]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _summary(verdicts: Sequence[Verdict]) -> str:
+    rows = []
+    for paper in ("consistent", "inconsistent"):
+        mine = [verdict for verdict in verdicts if verdict.paper == paper]
+        counts = [sum(verdict.run == run for verdict in mine) for run in RUNS]
+        rows.append([paper, *map(str, counts), str(len(mine))])
+    rows.append(["all", *(str(sum(verdict.run == run for verdict in verdicts)) for run in RUNS), str(len(verdicts))])
+    return grid_lines(["With the paper's tables", *(f"{run} by this run" for run in RUNS), "All"], rows, range(1, 5))
+
+
+def _contradicted(verdicts: Iterable[Verdict]) -> str:
+    rows = [[_sentence(verdict), _reading(verdict), escape(verdict.paper_detail)] for verdict in verdicts]
+    return grid_lines(["Sentence", "Read as", "The paper's figures"], rows)
+
+
+def _all(verdicts: Iterable[Verdict]) -> str:
+    rows = []
+    for verdict in verdicts:
+        several = len(verdict.items) > 1
+        paper = [f"**{verdict.paper}**", escape(verdict.paper_detail)]
+        run = [f"**{verdict.run}**", escape(verdict.run_detail)]
+        if several:
+            paper += _small(f"{item.name}: {shown(item.paper)}" for item in verdict.items)
+        if several and any(item.run.mean is not None for item in verdict.items):
+            run += _small(f"{item.name}: {_item_text(item)}" for item in verdict.items)
+        rows.append([_sentence(verdict), _reading(verdict), "<br>".join(paper), "<br>".join(run)])
+    return grid_lines(["Sentence", "Read as", "The paper's tables", "This run"], rows)
+
+
+def _item_text(item: ItemVerdict) -> str:
+    said = evidence_text(item.run)
+    return said if item.run.judgement == "not enough evidence" else f"{item.run.judgement}, {said}"
+
+
+def _small(lines: Iterable[str]) -> list[str]:
+    return [f"<sub>{escape(line)}</sub>" for line in lines]
+
+
+def _sentence(verdict: Verdict) -> str:
+    claim = verdict.claim
+    return "<br>".join([f"“{escape(claim.text)}”", f"<sub>{escape(claim.place)}</sub>"])
+
+
+def _reading(verdict: Verdict) -> str:
+    claim = verdict.claim
+    return "<br>".join([escape(claim.reading), *_small([claim.note] if claim.note else [])])
+
+
+def claims_csv(verdicts: Iterable[Verdict]) -> str:
+    """One line per number of a claim; `low` and `high` bound what the claim accepts. "-" is what there is not."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_HEADERS)
+    for verdict in verdicts:
+        claim = verdict.claim
+        shared = [claim.id, claim.place, claim.text, claim.reading]
+        shared += [_text(claim.region.low), _text(claim.region.high), verdict.paper, verdict.run]
+        for item in verdict.items:
+            run = item.run
+            numbers = (run.mean, run.low, run.high, run.wide_low, run.wide_high)
+            paper = "consistent" if item.consistent else "inconsistent"
+            row = [*shared, item.name, paper, _text(item.paper), run.judgement, str(run.n), *map(_text, numbers)]
+            writer.writerow([*row, run.reason or NOTHING])
+    return buffer.getvalue()
+
+
+def _text(number: Fraction | float | None) -> str:
+    """In full: the shortest text that reads back as the same number."""
+    return NOTHING if number is None else repr(float(number))
