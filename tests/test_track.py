@@ -12,14 +12,19 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 import yaml
 from cells import METRICS, STARTED, begin, finish, make_cell, make_distilled, make_epochs, make_measured, stop
 
 from pld_grid.errors import InputError, TrackingError
-from pld_grid.records import from_store
+from pld_grid.records import from_store, with_stale
+from pld_grid.report.frozen import Origin, dump, load
 from pld_grid.spec import Cell
 from pld_grid.store import Store
 from pld_grid.track import (
@@ -27,9 +32,11 @@ from pld_grid.track import (
     Mirrorer,
     Tracker,
     default_tracking_uri,
+    finished,
     prepare_database,
     public_uri,
     records,
+    ui_address,
     ui_command,
     upgrade_database,
 )
@@ -316,6 +323,81 @@ def test_records_from_mlflow_equal_those_from_the_store(store: Store, uri: str, 
     assert tracker.sync_all() == 0
 
 
+def test_the_store_mlflow_and_a_reports_own_file_give_equal_records(
+    tmp_path: Path, store: Store, uri: str, tracker: Tracker, caplog: pytest.LogCaptureFixture
+):
+    cells = leave_one_of_each(store)
+    tracker.sync_all()
+    expected = from_store(store, [cell.cell_id for cell in cells], tracker.address)
+    assert {r.cell_id for r in expected.values() if r.epochs} == {cells[i].cell_id for i in (0, 1, 7, 8)}
+    assert {len(r.experiment_id) > 0 for r in expected.values()} == {True}
+    assert records(uri) == expected
+    (tmp_path / "records.jsonl").write_text(dump(expected, Origin(grids=("g",), profile="digits")))
+    assert load(tmp_path)[1] == expected
+    assert caplog.text == ""
+
+
+def test_a_run_without_its_receipt_gives_a_record_without_epochs(
+    store: Store, uri: str, tracker: Tracker, caplog: pytest.LogCaptureFixture
+):
+    cells = [make_cell(seed=seed) for seed in range(4)]
+    for cell in cells:
+        finish(store, cell)
+    tracker.sync_all()
+    expected = from_store(store, [cell.cell_id for cell in cells])
+    copies = [receipt_of(uri, cell) for cell in cells]
+    copies[0].unlink()
+    copies[1].write_bytes(copies[2].read_bytes())
+    copies[2].write_text("{")
+    found = records(uri)
+    assert found[cells[3].cell_id] == expected[cells[3].cell_id]
+    for cell in cells[:3]:
+        assert found[cell.cell_id] == replace(expected[cell.cell_id], epochs=(), provenance=None)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"MLflow at {uri}: 3 of 4 finished runs have no receipt.json, or a wrong one; "
+        "their epochs and devices are not known"
+    ]
+
+
+def receipt_of(uri: str, cell: Cell) -> Path:
+    return Path(url2pathname(urlsplit(run_of(uri, cell).info.artifact_uri).path), "receipt.json")
+
+
+def test_a_mirror_of_before_experiments_were_noted_is_brought_up_to_date(store: Store, uri: str, tracker: Tracker):
+    cell = make_cell()
+    finish(store, cell)
+    tracker.sync(cell.cell_id)
+    new = store.mirror(cell.cell_id)
+    assert new is not None
+    before, written = rows(uri), receipt_of(uri, cell).stat().st_mtime_ns
+    store.write_mirror(cell.cell_id, new.model_copy(update={"experiment_id": ""}))
+    assert Tracker(store, uri).sync_all() == 1
+    assert store.mirror(cell.cell_id) == new
+    assert (rows(uri), receipt_of(uri, cell).stat().st_mtime_ns) == (before, written)
+
+
+def test_what_mlflow_has_of_earlier_spec_versions_is_stale(store: Store, uri: str, tracker: Tracker):
+    done, going = make_distilled(seed=1), make_cell(seed=2)
+    finish(store, done)
+    begin(store, going, 2)
+    tracker.sync_all()
+    wanted = [
+        cell.model_copy(
+            update={
+                "spec_version": 2,
+                "teacher": cell.teacher and cell.teacher.model_copy(update={"spec_version": 2}),
+            }
+        )
+        for cell in (done, going)
+    ]
+    found = records(uri, cell_ids=[cell.cell_id for cell in wanted])
+    assert found == {}
+    found = with_stale(found, wanted, partial(finished, uri, EXPERIMENT))
+    assert [(record.cell_id, record.state, record.reason) for record in found.values()] == [
+        (wanted[0].cell_id, "stale", f"finished under spec version 1 as {done.cell_id}; this version is 2")
+    ]
+
+
 def test_records_without_a_database_say_so(tmp_path: Path):
     with pytest.raises(TrackingError, match=r"there is no MLflow database .*/mlflow\.db"):
         records(f"sqlite:///{tmp_path}/mlflow.db")
@@ -358,6 +440,23 @@ def test_a_submission_is_the_parent_of_the_cells_that_it_trains(store: Store, ur
         assert tracker.sync_all() == 1
         assert parent_of(new).info.status == status
     assert set(records(uri)) == {old.cell_id, new.cell_id}
+
+
+def test_a_report_is_kept_with_its_submission(store: Store, uri: str, tracker: Tracker, tmp_path: Path):
+    from mlflow import MlflowClient
+
+    cell = make_cell()
+    started = tracker.start_submission("run", profile="digits", cells={cell.cell_id: ["g"]}, trained=[cell.cell_id])
+    finish(store, cell)
+    tracker.sync_all()
+    for text in (b"<p>1 of 2</p>", b"<p>2 of 2</p>"):
+        tracker.log_report(started.submission_id, {"index.html": text, "figures/a.csv": b"1\n"})
+    parent = run_of(uri, cell).data.tags["mlflow.parentRunId"]
+    folder = Path(MlflowClient(uri).download_artifacts(parent, "report", str(tmp_path)))
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == {"index.html": b"<p>2 of 2</p>", "figures/a.csv": b"1\n"}
+    with pytest.raises(TrackingError, match="has no submission 20260101-000000-00000000"):
+        tracker.log_report("20260101-000000-00000000", {"index.html": b""})
 
 
 # -- MLflow away -----------------------------------------------------------------------------------------------------
@@ -593,6 +692,8 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     command = ui_command(embedded, port=5123)
     assert command[1:6] == ["-m", "mlflow", "ui", "--backend-store-uri", embedded]
     assert command[6:10] == ["--host", "127.0.0.1", "--port", "5123"]
+    assert ui_address(embedded, port=5123) == "http://127.0.0.1:5123"
+    assert ui_address("https://ada:s3cret@mlflow.example.org/") == "https://mlflow.example.org"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
     assert ui_command(default_tracking_uri(tmp_path)) is None
     assert public_uri("postgresql://ada:s3cret@db:5432/mlflow") == "postgresql://db:5432/mlflow"

@@ -54,12 +54,14 @@ def diff(
     store: StorePath = None,
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
+    seeds: Seeds = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two cells, and in their results."""
     from pld_grid import explain
 
-    found = explain.diff(a, b, profile=profile, workspace=workspace_of(store, tracking_uri, experiment))
+    workspace = workspace_of(store, tracking_uri, experiment)
+    found = explain.diff(a, b, profile=profile, workspace=workspace, seeds=seeds)
     if as_json:
         _write_json(found)
     else:

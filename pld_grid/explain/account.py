@@ -8,7 +8,7 @@ from pld_grid.explain.library import Library, Use
 from pld_grid.progress import describe
 from pld_grid.records import Record
 from pld_grid.spec import Cell, ledger
-from pld_grid.store import EpochRecord, Provenance
+from pld_grid.store import EpochRecord, Provenance, Store
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Choice:
 class Account:
     """One cell.
 
-    `epochs` are all that are recorded, their metrics in percent and nats, `files` the paths of the store that exist,
-    `rerun` the command that trains just this cell, or empty if no grid of the profile needs it.
+    `epochs` are all that are recorded, their metrics in percent and nats; `files` the paths in the store that exist;
+    `earlier` the folders of results that were set aside when the cell was trained again; `rerun` the command that
+    trains just this cell, or empty if no grid of the profile needs it.
     """
 
     cell: Cell
@@ -57,6 +58,7 @@ class Account:
     provenance: Provenance | None
     run: MlflowRun | None
     files: tuple[str, ...]
+    earlier: tuple[str, ...]
     uses: tuple[Use, ...]
     ledger: tuple[Choice, ...]
     rerun: str
@@ -86,7 +88,8 @@ def account_of(library: Library, cell: Cell, record: Record | None, first: str |
         epochs=progress.epochs if progress is not None else (),
         provenance=receipt.provenance if receipt is not None else None,
         run=MlflowRun(record.run_id, record.experiment_id, uri) if record is not None and record.run_id else None,
-        files=tuple(_files(library, cell.cell_id)),
+        files=tuple(_files(library.store, cell.cell_id)),
+        earlier=tuple(_path(library.store, name) for name in library.set_aside(cell)),
         uses=tuple(library.uses(cell)),
         ledger=tuple(choices(cell)),
         rerun=library.command(cell, again=receipt is not None, first=first),
@@ -106,9 +109,13 @@ def choices(cell: Cell) -> list[Choice]:
     return found
 
 
-def _files(library: Library, cell_id: str) -> list[str]:
-    """What the store has of a cell, in the order of their names."""
-    store = library.store
+def _files(store: Store, cell_id: str) -> list[str]:
+    """What the store has of a cell, in the order of the names."""
     names = [name for name in store.names(cell_id) if name != "checkpoints"]
     names += [f"checkpoints/{name}" for name in store.names(cell_id, "checkpoints")]
-    return [f"{store.uri.rstrip('/')}/{cell_id}/{name}" for name in sorted(names)]
+    return [_path(store, cell_id, name) for name in sorted(names)]
+
+
+def _path(store: Store, *parts: str) -> str:
+    """A path in the store as its user writes it."""
+    return "/".join((store.uri.rstrip("/"), *parts))

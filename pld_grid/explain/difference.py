@@ -72,24 +72,26 @@ class Difference:
         return self.same_batches and self.same_teacher is not False
 
 
-def diff(a: str, b: str, *, profile: str = "digits", workspace: Workspace | None = None) -> Difference:
+def diff(
+    a: str, b: str, *, profile: str = "digits", workspace: Workspace | None = None, seeds: int | None = None
+) -> Difference:
     """Compares two cells of the store, or of the grids under a profile, given by their ids or the first digits.
 
     Raises InputError unless each is exactly one cell, StoreError if the store cannot be read.
     """
-    library = Library(profile, workspace or Workspace.default())
+    library = Library(profile, workspace or Workspace.default(), seeds=seeds)
     left, right = library.cell(a), library.cell(b)
     records = library.records([left, right])
     first, second = (account_of(library, cell, records.get(cell.cell_id)) for cell in (left, right))
     comparable = _images(left) == _images(right)
-    teachers = [cell.teacher for cell in (left, right)]
+    teachers = [cell.teacher.cell_id for cell in (left, right) if cell.teacher is not None]
     return Difference(
         a=first,
         b=second,
         fields=tuple(differing(left, right)),
         same_batches=left.stream() == right.stream(),
-        same_teacher=None if None in teachers else teachers[0] == teachers[1],
-        same_start=(left.student, left.seed) == (right.student, right.seed),
+        same_teacher=teachers[0] == teachers[1] if len(teachers) == 2 else None,
+        same_start=(left.student.canonical, left.seed) == (right.student.canonical, right.seed),
         comparable=comparable,
         metrics=tuple(_metrics(first, second, comparable)),
         made_with=tuple(_made_with(first.provenance, second.provenance)),
@@ -113,12 +115,10 @@ def differing(a: Cell, b: Cell, at: str = "") -> Iterator[FieldDifference]:
 
 
 def _walk(a: Any, b: Any, path: str) -> Iterator[FieldDifference]:
-    """Down to what is no mapping on one side; of a mapping that only one side has, every field."""
-    inner = [value for value in (a, b) if isinstance(value, dict) and value]
-    if inner and all(isinstance(value, dict) or value is ABSENT for value in (a, b)):
-        for name in dict.fromkeys(name for value in inner for name in value):
-            left, right = (value.get(name, ABSENT) if isinstance(value, dict) else ABSENT for value in (a, b))
-            yield from _walk(left, right, f"{path}.{name}" if path else name)
+    """Down to what is no mapping on both sides."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in dict.fromkeys([*a, *b]):
+            yield from _walk(a.get(name, ABSENT), b.get(name, ABSENT), f"{path}.{name}" if path else name)
     elif _text(a) != _text(b):
         yield FieldDifference(path, a, b)
 

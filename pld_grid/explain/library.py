@@ -131,6 +131,10 @@ class Library:
     def _stored(self) -> set[str]:
         return self.store.cell_ids()
 
+    def set_aside(self, cell: Cell) -> list[str]:
+        """The names of what the store has beside a cell's own folder: its results before it was trained again."""
+        return sorted(name for name in self.store.names() if name.startswith(f"{cell.cell_id}."))
+
     def _stored_cell(self, cell_id: str) -> Cell | None:
         receipt = self.store.receipt(cell_id)
         return receipt.cell if receipt is not None else self.store.cell(cell_id)
@@ -162,7 +166,8 @@ class Library:
                 if columns:
                     shown += 1
                     yield Use(name, row.name, columns)
-            students = sum(other.teacher == cell for other in shelf.cells.values())
+            teachers = (other.teacher for other in shelf.cells.values() if other.teacher is not None)
+            students = sum(teacher.cell_id == cell.cell_id for teacher in teachers)
             if students or (not shown and shelf.has(cell)):
                 yield Use(name, students=students)
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pld_grid.explain.account import Account
 from pld_grid.explain.curve import curve
-from pld_grid.explain.difference import ABSENT, Difference, FieldDifference
+from pld_grid.explain.difference import ABSENT, Difference, FieldDifference, differing
 from pld_grid.explain.library import Use
 from pld_grid.explain.why import Explanation, Number
 from pld_grid.progress import duration
@@ -32,12 +32,14 @@ def print_explanation(found: Explanation, console: Console) -> None:
     """Prints a number and its parts, then every cell behind it, then their teachers."""
     if found.number is not None:
         _print_number(found.number, console)
-    before: dict[str, str] = {}
+    ledgers: dict[str, str] = {}
     for role, accounts in (("", found.accounts), ("teacher ", found.teachers)):
         for account in accounts:
             console.print()
             console.rule(Text(f"{role}{account.cell.cell_id}", style="bold cyan"), align="left", style="dim")
-            _print_account(account, found.profile, before, console)
+            _print_account(account, found.profile, console)
+            _print_specification(account.cell, accounts[0].cell, console)
+            _print_ledger(account, ledgers, console)
     if found.skipped:
         names = ", ".join(found.skipped)
         console.print(Text(f"\nnot searched, as profile {found.profile} cannot read them: {names}"), soft_wrap=True)
@@ -118,9 +120,7 @@ def _interval(number: Number) -> str:
 # -- a cell -----------------------------------------------------------------------------------------------------------
 
 
-def _print_account(account: Account, profile: str, before: dict[str, str], console: Console) -> None:
-    """Prints a cell. `before` maps what was printed to the cell that had it: a replicate only says its seed."""
-    cell = account.cell
+def _print_account(account: Account, profile: str, console: Console) -> None:
     console.print(Text(account.title, style="bold"), soft_wrap=True)
     _print_facts(
         [
@@ -130,23 +130,33 @@ def _print_account(account: Account, profile: str, before: dict[str, str], conso
             *_several("used by", map(_use, account.uses), f"no grid under profile {profile}"),
             ("MLflow", _run(account)),
             *_several("files", account.files, "none"),
+            *_several("set aside", account.earlier),
             *_made(account.provenance),
             ("run it again" if account.provenance else "run it", account.rerun or f"no grid under {profile} needs it"),
         ],
         console,
     )
-    kind = cell.id_under(0)
-    if kind in before:
-        _print_head("specification", console)
-        _print_block([f"that of {before[kind]}, but seed: {cell.seed}"], console)
-        return
-    before[kind] = cell.cell_id
+
+
+def _print_specification(cell: Cell, first: Cell, console: Console) -> None:
+    """Prints the whole of the first cell, and of the others what they have otherwise."""
     _print_head("specification", console)
-    _print_block(specification(cell).splitlines(), console)
+    if cell.cell_id == first.cell_id:
+        _print_block(specification(cell).splitlines(), console)
+        return
+    others = [
+        f"  without {field.path}" if field.b is ABSENT else f"  {field.path}: {_value(field.b)}"
+        for field in differing(first, cell)
+    ]
+    _print_block([f"that of {first.cell_id}, but", *others], console)
+
+
+def _print_ledger(account: Account, told: dict[str, str], console: Console) -> None:
+    """Prints the choices, unless they are those `told` for another cell, by their text."""
     _print_head("what the paper leaves open, as chosen here", console)
-    chosen = "\n".join(f"{choice.field}: {show(choice.value)}\n    {choice.question}" for choice in account.ledger)
-    _print_block([f"as for {before[chosen]}"] if chosen in before else chosen.splitlines(), console)
-    before.setdefault(chosen, cell.cell_id)
+    text = "\n".join(f"{choice.field}: {show(choice.value)}\n    {choice.question}" for choice in account.ledger)
+    _print_block([f"as for {told[text]}"] if text in told else text.splitlines(), console)
+    told.setdefault(text, account.cell.cell_id)
 
 
 def _state(account: Account) -> Text:

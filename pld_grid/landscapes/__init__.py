@@ -4,7 +4,7 @@ Everything that the appendix leaves open is a parameter here and stands in the c
 seed of teacher and directions, the label, and the losses' hyperparameters, which are those of the paper's tables.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +96,8 @@ def _construction(on: Slice) -> str:
     )
 
 
-def _minima(landscapes: list[Landscape]) -> str:
-    places = (
-        f"{each.name}'s minimum is at α = {each.minimum[0]:z.2f}, β = {each.minimum[1]:z.2f}" for each in landscapes
-    )
+def _minima(landscapes: Sequence[Landscape]) -> str:
+    places = (f"{each.name}: minimum at α = {each.minimum[0]:z.2f}, β = {each.minimum[1]:z.2f}" for each in landscapes)
     return "; ".join(places) + "."
 
 

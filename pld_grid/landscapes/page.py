@@ -22,7 +22,7 @@ So it is here, with the losses that the students are trained with, in float64, o
 | Drawn from what? | Standard normal numbers, directions by Gram-Schmidt; `--seed`. |
 | Which label do PLD and the cross-entropy in KD and DIST see? | `--label-rank`: the teacher's first class, hence a teacher that is right. |
 | Which hyperparameters? | The paper's: those of its Table 1. They stand in the caption. |
-| DIST's intra term, which correlates over a batch? | A batch of one has no correlation: the term is 1 everywhere and only lifts the surface. |
+| DIST's intra term, which correlates over a batch? | A batch of one has no correlation: the term is 1 everywhere and only lifts the surface. With many classes its 1e-8, beside the product of two small norms, lifts the bottom of the dip a little too. |
 | How many points? | `--points`, 81 along each side. |"""  # noqa: E501
 
 

@@ -34,7 +34,7 @@ def interval_caption(table: Table) -> str:
         " batches, so they are subtracted in pairs"
     )
     if any(value.interval is None for value in differences):
-        text += '; "-": fewer than two seeds, hence no interval'
+        text += '; "[-]": fewer than two seeds, hence no interval'
     return text
 
 

@@ -24,7 +24,7 @@ def index_markdown(tables: Sequence[Table], more: Sequence[str] = ()) -> str:
         parts.append(
             grid_lines(["Profile", f"{code(name)}: {escape(setting.description)}"], [["Models", models_list(models)]])
         )
-    parts += [_tables(tables), _total(cells, states)]
+    parts += [_tables(tables), _total(cells, states), _mixed(tables)]
     parts.append(
         "The cells behind every number, in full precision, with run and commit: [provenance.csv](provenance.csv)."
     )
@@ -52,6 +52,13 @@ def _total(cells: dict[str, Cell], states: dict[str, str]) -> str:
         f"Tables share cells: {len(done & students)} of {len(students)} distinct students and {len(done & teachers)} of"
         f" {len(teachers)} teachers are finished."
     )
+
+
+def _mixed(tables: Iterable[Table]) -> str:
+    """Names the tables that more than one version of the code made."""
+    found = [f"[{escape(table.title)}]({table.name}.md)" for table in tables if len(table.versions) > 1]
+    text = "More than one version of the code made the cells of these tables; each says which, and marks their numbers:"
+    return "\n".join([text, "", *(f"- {link}" for link in found)]) if found else ""
 
 
 def _ledger(cells: Iterable[Cell]) -> str:

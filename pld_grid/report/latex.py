@@ -85,7 +85,7 @@ def _cell(cell: TableCell) -> tuple[str, ...]:
     ours = _number(texts(cell)["ours"]) + (escape(MARK) if cell.other_version else "")
     if spread := spread_text(cell).strip():
         ours += rf" {{\scriptsize {_number(spread)}}}"
-    interval = rf"{{\scriptsize {_number(interval_text(cell))}}}" if cell.is_difference else ""
+    interval = rf"{{\scriptsize {_number(found)}}}" if (found := interval_text(cell)) else ""
     missing = rf"{{\scriptsize {escape(states(cell, brief=True))}}}" if cell.n < cell.wanted else ""
     paper = rf"{{\scriptsize\textcolor{{darkgray}}{{{_number(printed(cell))}}}}}" if cell.paper is not None else ""
     return (ours, interval, missing, paper)
@@ -100,8 +100,8 @@ def _comments(table: Table) -> list[str]:
     setting = table.setting
     seeds = ", ".join(map(str, setting.seeds)) or "none"
     said = [
-        table.title,
         *_NEEDS,
+        table.title,
         f"Profile {setting.profile}: {setting.dataset}; epochs {setting.epochs_text}; seeds {seeds}",
         f"Models: {setting.models_text}",
     ]

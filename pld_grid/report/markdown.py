@@ -96,7 +96,7 @@ def _cell(value: Value) -> str:
     said = texts(value)
     ours = f"**{said['ours']}**" if value.mean is not None else said["ours"]
     ours += (MARK if value.other_version else "") + spread_text(value)
-    below = [escape(interval_text(value))] if value.is_difference else []
+    below = [escape(found)] if (found := interval_text(value)) else []
     if value.n < value.wanted:
         below.append(escape(states(value, brief=True)))
     if value.paper is not None:
@@ -107,7 +107,7 @@ def _cell(value: Value) -> str:
 def _legend(table: Table) -> str:
     text = f"Each cell: **ours**, {escape(numbers_caption(table))}"
     if any(value.is_difference for value in table.values):
-        text += "; below a difference its interval, in brackets"
+        text += "; below a difference its interval in brackets"
     if table.paper:
         text += "; last the paper's figure as printed · ours minus the paper's, from unrounded numbers"
     text += '. "-": there is no such number, and why; in the paper\'s place: the paper prints none.'

@@ -67,6 +67,9 @@ def page_html(page: Page) -> str:
             for place, figure in enumerate(page.figures)
         ],
         verdicts=page.verdicts,
+        verdict_counts={
+            side: Counter(getattr(verdict, side) for verdict in page.verdicts) for side in ("paper", "run")
+        },
         questions=open_questions(cells.values()),
         surroundings=_surroundings([page.records[i] for i in cells if i in page.records]),
     )

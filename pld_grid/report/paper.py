@@ -49,12 +49,7 @@ def read_paper(folder: str | Path, name: str, keys: tuple[str, ...]) -> PaperTab
     for key in keys:
         if key not in headers:
             raise InputError(f'{path}: no column "{key}", which our table has; the paper has: {listing(headers, 20)}')
-    spreads = {header: header.removesuffix(STD) for header in headers if header.endswith(STD) and header not in keys}
-    for spread, header in spreads.items():
-        if header not in headers or header in (*keys, *spreads):
-            raise InputError(
-                f'{path}: "{spread}" is the standard deviation of no column: there is no figure "{header}"'
-            )
+    spreads = _spreads(path, headers, keys)
     figures: dict[Key, dict[str, str]] = {}
     stds: dict[Key, dict[str, str]] = {}
     for number, row in enumerate(rows[1:], start=2):
@@ -81,6 +76,17 @@ def describe(keys: tuple[str, ...], texts: Key) -> str:
     """A row for people: `Method=KD, alpha=0.10`, blanks left out."""
     said = ", ".join(f"{key}={text}" for key, text in zip(keys, texts, strict=True) if text)
     return said or "(all)"
+
+
+def _spreads(path: Path, headers: tuple[str, ...], keys: tuple[str, ...]) -> dict[str, str]:
+    """The columns of standard deviations, and whose they are."""
+    found = {header: header.removesuffix(STD) for header in headers if header.endswith(STD) and header not in keys}
+    for spread, header in found.items():
+        if header not in headers or header in (*keys, *found):
+            raise InputError(
+                f'{path}: "{spread}" is the standard deviation of no column: there is no figure "{header}"'
+            )
+    return found
 
 
 def _is_number(text: str) -> bool:

@@ -23,11 +23,6 @@ class Interval:
     bootstrap_low: float
     bootstrap_high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the t interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
 
 def interval(numbers: Sequence[float]) -> Interval | None:
     """The 95 % intervals of the mean of independent numbers; None below two, which say nothing about their spread.

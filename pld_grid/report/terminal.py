@@ -35,8 +35,8 @@ def _cell(value: Value) -> Text:
     said = texts(value)
     text = Text(said["ours"], style="bold" if value.mean is not None else "")
     text.append((MARK if value.other_version else "") + spread_text(value), style="not bold")
-    if value.is_difference:
-        text.append(f"\n{interval_text(value)}", style="not bold")
+    if found := interval_text(value):
+        text.append(f"\n{found}", style="not bold")
     if value.n < value.wanted:
         text.append(f"\n{states(value, brief=True)}", style="not bold red")
     if value.paper is not None:

@@ -217,9 +217,11 @@ def spread_text(value: Value) -> str:
 
 
 def interval_text(value: Value) -> str:
-    """`[0.08, 1.62]`, the t interval of a difference, or "-"."""
+    """`[0.08, 1.62]`, the t interval of a difference, `[-]` where one seed makes none; empty for other numbers."""
+    if not value.is_difference or value.mean is None:
+        return ""
     said = texts(value)
-    return NOTHING if value.interval is None else f"[{said['low']}, {said['high']}]"
+    return f"[{NOTHING}]" if value.interval is None else f"[{said['low']}, {said['high']}]"
 
 
 def printed(value: Value) -> str:

@@ -28,6 +28,7 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 # Each of these logs every single failure, with a traceback or once per retry; we report an outage once, as an error.
 _LOUD = ("mlflow.store.db.utils", "urllib3.connectionpool")

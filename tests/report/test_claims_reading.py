@@ -52,8 +52,11 @@ def cells(column: str, rows: str = "{}", table: str = "table03") -> str:
         (claim(MEAN, 'between: ["3", "2"]'), "claims[0]: between 3 and 2 there is nothing"),
         (claim(MEAN, GREATER, 'margin: "1"'), 'claims[0]: a margin belongs to "about", and is not negative'),
         (claim(MEAN, 'about: "0"', 'margin: "-1"'), 'claims[0]: a margin belongs to "about", and is not negative'),
-        (claim(GREATER), "claims[0]: a claim needs quantity (one number) or each (several), and not both"),
-        (claim(MEAN, f"each: {cells('KD')}", GREATER), "claims[0]: a claim needs quantity (one number) or each"),
+        (claim(GREATER), "claims[0]: a claim needs exactly one of quantity, each, some; it has none"),
+        (
+            claim(MEAN, f"each: {cells('KD')}", GREATER),
+            "claims[0]: a claim needs exactly one of quantity, each, some; it has quantity and each",
+        ),
         (claim(MEAN, GREATER, "because: x"), 'claims.yaml:10: claims[0].because: unknown key "because"; valid: about,'),
         (
             claim("quantity: {mean: {table: table3, column: KD}}", GREATER),
@@ -94,7 +97,7 @@ def cells(column: str, rows: str = "{}", table: str = "table03") -> str:
         (claim(f"each: {cells('KD', '{Student: []}')}", GREATER), "claims[0].each.rows.Student: must not be empty"),
         (
             claim(f"quantity: {cells('KD')}", GREATER),
-            "claims[0].quantity: is 5 numbers: take their mean, min or max, or write each",
+            "claims[0].quantity: is 5 numbers: take their mean, or write each or some",
         ),
         (
             claim(f"each: {{minus: [{cells('Top-1', table='table02')}, {cells('KD')}]}}", GREATER),
@@ -110,7 +113,7 @@ def cells(column: str, rows: str = "{}", table: str = "table03") -> str:
         ),
         (
             claim("quantity: {means: {}}", GREATER),
-            'claims[0].quantity.means: unknown key "means"; valid: column, max, ',
+            'claims[0].quantity.means: unknown key "means"; valid: column, mean, ',
         ),
         (
             claim("quantity: {mean: {table: table03}}", GREATER),
@@ -118,11 +121,11 @@ def cells(column: str, rows: str = "{}", table: str = "table03") -> str:
         ),
         (
             claim("quantity: {mean: null}", GREATER),
-            "claims[0].quantity: a quantity needs exactly one of table, mean, min",
+            "claims[0].quantity: a quantity needs exactly one of table, mean, ",
         ),
         (
-            claim(f"quantity: {{mean: {cells('KD')}, max: {cells('KD')}}}", GREATER),
-            "claims[0].quantity: a quantity needs exactly one of table, mean, min, max, minus, ratio, trend; it has mean",
+            claim(f"quantity: {{mean: {cells('KD')}, trend: [{cells('KD')}, {cells('KD')}]}}", GREATER),
+            "claims[0].quantity: a quantity needs exactly one of table, mean, minus, ratio, trend; it has mean and",
         ),
         (claim(f"each: {{minus: [{cells('KD')}]}}", GREATER), "claims[0].each.minus: value 2 is missing"),
         (

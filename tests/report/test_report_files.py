@@ -19,7 +19,9 @@ from pld_grid.errors import InputError
 from pld_grid.grid import Grid
 from pld_grid.profile import Profile
 from pld_grid.records import Record
-from pld_grid.report import build_table, print_table, write_report
+from pld_grid.report import Value, build_table, print_table, write_report
+from pld_grid.report.caption import captions
+from pld_grid.report.index import index_markdown
 from pld_grid.spec import ledger
 
 Profiles = Callable[[str], Profile]
@@ -149,6 +151,61 @@ def test_columns_that_would_be_called_the_same_are_refused(profile: Profiles, tm
         write_report([own_grid(text, profile("digits"))], {}, tmp_path)
 
 
+def test_csv_has_intervals_where_a_column_holds_differences(profile: Profiles, tmp_path: Path) -> None:
+    grid = table_grid("table07", profile("digits"), seeds=3)
+    write_report([grid], records_of([grid]), tmp_path, PAPER)
+    frame = pd.read_csv(tmp_path / "table07.csv")
+    assert [c for c in frame.columns if c.endswith(" low")] == [
+        f"Delta_{loss}{kind} low" for loss in ("DIST", "KD") for kind in ("", " bootstrap")
+    ]
+    parts = ["", " std", " n", " low", " high", " bootstrap low", " bootstrap high", " paper", " difference", " state"]
+    first = list(frame.columns).index("Delta_KD")
+    assert list(frame.columns[first:]) == [f"Delta_KD{part}" for part in parts] + ["code versions"]
+    table = build_table(grid, records_of([grid]), PAPER)
+    for row, line in zip(table.rows, frame.itertuples(), strict=True):
+        value = row.cells[table.headers.index("Delta_KD")]
+        assert isinstance(value, Value) and value.interval is not None and value.std is not None
+        half = 4.302653 * value.std / 3**0.5
+        assert line[first + 4] == pytest.approx(value.mean - half, abs=0.006)
+        assert line[first + 5] == pytest.approx(value.mean + half, abs=0.006)
+        assert line[first + 6] == pytest.approx(min(value.numbers), abs=0.006)
+
+
+def test_csv_has_the_same_columns_whatever_the_seeds_and_the_states(profile: Profiles, tmp_path: Path) -> None:
+    for folder, seeds in (("one", 1), ("three", 3), ("none", None)):
+        grids = all_grids(profile("digits"), seeds)
+        write_report(grids, {} if seeds is None else patchy(grids), tmp_path / folder, PAPER)
+    for name in TABLES:
+        columns = {tuple(pd.read_csv(tmp_path / folder / f"{name}.csv").columns) for folder in ("one", "three", "none")}
+        assert len(columns) == 1
+    frame = pd.read_csv(tmp_path / "one" / "table07.csv")
+    assert {text for c in frame.columns if re.search(" (low|high)$", c) for text in frame[c]} == {"-"}
+
+
+def test_csv_keeps_the_papers_deviation_where_it_prints_one(profile: Profiles, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("loss,KD,KD std,CE\nboth,72.44,0.36,70.26\n")
+    text = """
+cells: {teacher: ResNet-152, student: ResNet-50, loss: [ce, kd], seed: [0, 1]}
+table:
+  rows: [student]
+  columns:
+    - {header: loss, axis: student, names: {ResNet-50: both}}
+    - {header: KD, metric: top1, where: {loss: kd}}
+    - {header: CE, metric: top1, where: {loss: ce}}
+  paper: mine
+"""
+    grid = own_grid(text, profile("digits"))
+    write_report([grid], records_of([grid]), tmp_path / "out", tmp_path)
+    with (tmp_path / "out" / "own.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["KD paper"], row["KD paper std"], row["CE paper"]) == ("72.44", "0.36", "70.26")
+    assert "CE paper std" not in row
+    assert "<sub>72.44 ± 0.36 · " in (tmp_path / "out" / "own.md").read_text()
+    console = Console(file=io.StringIO(), width=160)
+    print_table(build_table(grid, {}, tmp_path), console)
+    assert "72.44 ± 0.36" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 # -- provenance -----------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +258,7 @@ def test_markdown_says_ours_the_papers_and_the_difference(profile: Profiles, tmp
         records[cell.cell_id] = make_record(cell, metrics={"top1": top1})
     write_report([grid], records, tmp_path, PAPER)
     text = (tmp_path / "table09.md").read_text()
-    assert "| Forward KL | **90.50** ± 0.71<br><sub>68.46 · +22.04</sub> |" in text
+    assert "| Forward KL | **90.50** ± 0.71 (2)<br><sub>68.46 · +22.04</sub> |" in text
     assert "not the paper's experiments" in text and "for the paper's 100" in text
     assert "<br>MobileNetV4 Hybrid Large: `" in text and "0, 1 (n = 2)" in text
 
@@ -212,6 +269,19 @@ def test_markdown_of_the_papers_scale_makes_no_excuse(profile: Profiles, tmp_pat
     assert "not the paper's experiments" not in text
     assert "`resnet152.gluon_in1k`" in text and "published weights" in text
     assert "n = 1: one seed" in text and "-<br><sub>not run</sub><br><sub>71.35</sub>" in text
+
+
+def test_markdown_of_one_seed_says_that_it_has_no_interval(profile: Profiles, tmp_path: Path) -> None:
+    grid = table_grid("table07", profile("digits"))
+    records = records_of([grid])
+    del records[grid.entries[0].cell.cell_id]
+    write_report([grid], records, tmp_path, PAPER)
+    text = (tmp_path / "table07.md").read_text()
+    assert "no standard deviation and no interval" in text and '"\\[-\\]": fewer than two seeds' in text
+    row = next(line for line in text.splitlines() if line.startswith("| AdamW "))
+    assert len(re.findall(r"\| \*\*-?[\d.]+\*\*<br><sub>\\\[-\\\]</sub><br><sub>[\d.]+ · ", row)) == 2
+    # Where there is no number at all, its state says enough.
+    assert "| -<br><sub>not run</sub><br><sub>0.89</sub> |" in text
 
 
 def test_markdown_lists_why_cells_are_missing_once_each(profile: Profiles, tmp_path: Path) -> None:
@@ -234,7 +304,7 @@ def test_index_counts_cells_and_prints_the_ledger(profile: Profiles, tmp_path: P
     write_report(grids, records, tmp_path, PAPER)
     text = (tmp_path / "README.md").read_text()
     for name in TABLES:
-        assert f"({name}.md) ([CSV]({name}.csv))" in text
+        assert f"({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex))" in text
     assert "| 18 of 20 | 12 of 13 | 1 failed |" in text
     assert "79 of 80 distinct students and 6 of 6 teachers are finished" in text
     assert all(f"| `{entry.field}` |" in text for entry in ledger())
@@ -247,6 +317,60 @@ def test_own_grids_get_a_report_without_paper(profile: Profiles, tmp_path: Path)
     assert "paper's figure as printed" not in (tmp_path / "own.md").read_text()
     frame = pd.read_csv(tmp_path / "own.csv")
     assert not [c for c in frame.columns if c.endswith((" paper", " difference"))] and len(frame) == 2
+
+
+def test_index_takes_more_sections_before_the_ledger(profile: Profiles) -> None:
+    table = build_table(table_grid("table07", profile("digits")), {}, PAPER)
+    text = index_markdown([table], ["## Claims\n\nThree.", "## Figures"])
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert headings == ["Claims", "Figures", "What the paper leaves open"] and "## Claims\n\nThree.\n\n" in text
+    assert index_markdown([table]).replace("\n", "") == re.sub("## Claims.*## Figures", "", text.replace("\n", ""))
+
+
+# -- mixed results --------------------------------------------------------------------------------------------------
+
+
+def mixed(profile: Profile) -> tuple[Grid, dict[str, Record]]:
+    """Table 9 under three seeds: one of its cells is of another commit, one is stale."""
+    grid = table_grid("table09", profile, seeds=3)
+    records = records_of([grid])
+    js, forward = (
+        next(e.cell for e in grid.entries if e.labels.get("divergence") == divergence and e.cell.seed == 1)
+        for divergence in ("js", "forward")
+    )
+    records[js.cell_id] = make_record(js, commit="89abcdef0123-dirty")
+    records[forward.cell_id] = make_record(forward, "stale", reason="finished under spec version 1, now 2")
+    return grid, records
+
+
+def test_mixed_and_stale_results_are_seen_in_markdown(profile: Profiles, tmp_path: Path) -> None:
+    grid, records = mixed(profile("digits"))
+    write_report([grid], records, tmp_path, PAPER)
+    text = (tmp_path / "table09.md").read_text()
+    assert re.search(r"\| Jensen-Shannon \| \*\*[\d.]+\*\*† ± [\d.]+ \(3\)<br>", text)
+    assert re.search(r"\| Reverse KL \| \*\*[\d.]+\*\* ± [\d.]+ \(3\)<br>", text)
+    assert re.search(r"\| Forward KL \| \*\*[\d.]+\*\* ± [\d.]+ \(2\)<br><sub>n = 2 of 3</sub>", text)
+    assert "1 cell by commit 89abcdef01 (had uncommitted changes)" in text
+    assert "KD Top-1, seed 1: stale: finished under spec version 1, now 2 (cell " in text
+
+
+def test_index_names_mixed_tables(profile: Profiles) -> None:
+    grid, records = mixed(profile("digits"))
+    other = table_grid("table10", profile("digits"), seeds=3)
+    tables = [build_table(grid, records, PAPER), build_table(other, records_of([other]), PAPER)]
+    text = index_markdown(tables)
+    assert re.findall(r"^- \[.*\]\((.*)\)$", text, re.MULTILINE) == ["table09.md"]
+    assert "More than one version" not in index_markdown(tables[1:])
+
+
+def test_csv_lists_each_rows_versions(profile: Profiles, tmp_path: Path) -> None:
+    grid, records = mixed(profile("digits"))
+    write_report([grid], records, tmp_path, PAPER)
+    frame = pd.read_csv(tmp_path / "table09.csv")
+    by_row = dict(zip(frame["Divergence"], frame["code versions"], strict=True))
+    assert by_row.pop("Jensen-Shannon") == "0123abc; 89abcdef01-dirty" and set(by_row.values()) == {"0123abc"}
+    write_report([grid], {}, tmp_path, PAPER)
+    assert set(pd.read_csv(tmp_path / "table09.csv")["code versions"]) == {"-"}
 
 
 # -- terminal -------------------------------------------------------------------------------------------------------
@@ -262,6 +386,24 @@ def test_terminal_shows_numbers_states_and_scale(profile: Profiles) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"unfinished (epoch 1 of {lost.epochs})" in text and "71.16 (" in text
     assert "Not the paper's experiments" in text and "profile digits" in text
+
+
+def test_terminal_shows_spread_interval_mark_and_captions(profile: Profiles) -> None:
+    grid = table_grid("table07", profile("digits"), seeds=2)
+    records = records_of([grid])
+    other = next(e.cell for e in grid.entries if e.labels["loss"] == "kd")
+    records[other.cell_id] = make_record(other, commit="fedcba98765")
+    console = Console(file=io.StringIO(), width=200)
+    table = build_table(grid, records, PAPER)
+    print_table(table, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    value = table.rows[1].cells[table.headers.index("Delta_KD")]
+    assert isinstance(value, Value) and value.interval is not None
+    assert f" {value.mean:.2f} ± {value.std:.2f} (2) " in text
+    assert f"[{value.interval.low:.2f}, {value.interval.high:.2f}]" in text
+    assert re.search(r"\d\.\d\d† ± ", text)
+    for caption in captions(table).values():
+        assert caption in text
 
 
 def test_reports_need_no_torch_ray_or_mlflow() -> None:

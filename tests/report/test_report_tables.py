@@ -1,6 +1,7 @@
 """Layouts and records -> tables, with grids written here."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from synthetic import PAPER, make_record, own_grid, records_of, table_grid
 from pld_grid.errors import InputError
 from pld_grid.profile import Profile
 from pld_grid.report import Table, Value, build_table
+from pld_grid.report.caption import captions, interval_caption, validation_caption, versions_caption
 from pld_grid.report.values import states
 
 Profiles = Callable[[str], Profile]
@@ -162,6 +164,84 @@ def test_table_5s_last_row_pairs_seeds_over_epochs(profile: Profiles) -> None:
     assert number(table, "Delta_KD", 2).paper == "" and number(table, "Delta_KD", 2).n == 2
 
 
+# -- code versions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_one_version_has_no_marks(profile: Profiles) -> None:
+    grid = own_grid(PAIRS, profile("digits"))
+    table = build_table(grid, records_of([grid]))
+    assert table.versions == {"0123abc": 7} and table.version == "0123abc"
+    assert not any(value.other_version for value in table.values) and versions_caption(table) == ""
+    assert build_table(grid, {}).versions == {} and build_table(grid, {}).version == ""
+
+
+def test_numbers_of_another_version_are_marked(profile: Profiles) -> None:
+    grid = own_grid(PAIRS, profile("digits"))
+    records = records_of([grid])
+    other = next(e.cell for e in grid.entries if e.labels["loss"] == "kd" and e.cell.seed == 1)
+    records[other.cell_id] = make_record(other, commit="89abcdef0123456789abcdef0123456789abcdef-dirty")
+    table = build_table(grid, records)
+    assert table.versions == {"0123abc": 6, "89abcdef01-dirty": 1}
+    marked = {header for header in table.headers[1:] if number(table, header).other_version}
+    assert marked == {"KD", "Gain"}
+    assert versions_caption(table) == (
+        "6 cells by commit 0123abc, 1 cell by commit 89abcdef01 (had uncommitted changes);"
+        " † marks numbers that another version than the first had a part in"
+    )
+
+
+def test_a_teacher_of_another_version_marks_its_students(profile: Profiles) -> None:
+    grid = own_grid(PAIRS, profile("digits"))
+    records = records_of([grid])
+    teacher = grid.entries[0].cell.teacher
+    assert teacher is not None
+    records[teacher.cell_id] = make_record(teacher, commit="")
+    table = build_table(grid, records)
+    assert table.versions == {"0123abc": 6, "unknown": 1}
+    assert all(number(table, header).other_version for header in ("KD", "PLD", "Gain", "Teacher", "Above"))
+    assert "1 cell by an unknown commit" in versions_caption(table)
+
+
+def test_uncommitted_changes_are_named_even_if_all_cells_share_them(profile: Profiles) -> None:
+    grid = own_grid(PAIRS, profile("digits"))
+    cells = {cell.cell_id: cell for cell in grid.cells()}
+    records = {cell_id: make_record(cell, commit="abc-dirty") for cell_id, cell in cells.items()}
+    table = build_table(grid, records)
+    assert versions_caption(table) == "All cells by commit abc (had uncommitted changes)"
+    assert not any(value.other_version for value in table.values)
+
+
+# -- captions ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_binomial_error_is_that_of_the_tables_own_mean(profile: Profiles) -> None:
+    grid = own_grid(PAIRS, profile("digits"))
+    cells = {cell.cell_id: cell for cell in grid.cells()}
+    records = {cell_id: make_record(cell, metrics={"top1": 96.1}) for cell_id, cell in cells.items()}
+    lost = grid.entries[0].cell
+    records[lost.cell_id] = make_record(lost, "unfinished", metrics={"top1": 1.0})
+    table = build_table(grid, records)
+    assert table.top1 == pytest.approx(96.1)
+    assert validation_caption(table) == (
+        "355 validation images: a top-1 of 96.1 % (the mean here) has a binomial standard error of 1.03 points,"
+        " which more seeds do not remove"
+    )
+    assert validation_caption(build_table(grid, {})) == "355 validation images"
+    unknown = replace(table, setting=replace(table.setting, validation_images=None))
+    assert "not known" in validation_caption(unknown)
+
+
+def test_the_interval_is_explained_where_there_are_differences(profile: Profiles) -> None:
+    grid = own_grid(PAIRS, profile("digits"))
+    records = records_of([grid])
+    said = interval_caption(build_table(grid, records))
+    assert "pairs" in said and '"[-]"' not in said
+    one = own_grid(PAIRS.replace("seed: [0, 1, 2]", "seed: 0"), profile("digits"))
+    assert '"[-]": fewer than two seeds, hence no interval' in interval_caption(build_table(one, records))
+    plain = own_grid("cells: {student: ResNet-50, loss: [ce, ls]}", profile("digits"))
+    assert set(captions(build_table(plain, {}))) == {"Validation"}
+
+
 # -- the paper's side -----------------------------------------------------------------------------------------------
 
 
@@ -180,6 +260,16 @@ def test_figures_join_by_the_texts_of_the_key_columns_in_any_order(profile: Prof
     assert table.paper == "mine.csv"
 
 
+def test_a_column_called_std_is_the_spread_of_its_namesake(profile: Profiles, tmp_path: Path) -> None:
+    folder = paper_for(tmp_path, "Loss,A,A std\nls,71.30,0.24\nce,70.1,\n")
+    table = build_table(own_grid(MINE, profile("digits")), {}, folder)
+    assert [(number(table, "A", row).paper, number(table, "A", row).paper_std) for row in (0, 1)] == [
+        ("70.1", ""),
+        ("71.30", "0.24"),
+    ]
+    assert table.headers == ("Loss", "A")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -192,6 +282,11 @@ def test_figures_join_by_the_texts_of_the_key_columns_in_any_order(profile: Prof
         ("Loss,A\nce,1\nls\n", "mine.csv:3: 1 fields, the header has 2"),
         ("Loss,A\nce,about 70\nls,1\n", 'mine.csv:2: A: "about 70" is no number'),
         ("", "empty"),
+        ("Loss,A,B std\nce,1,1\nls,1,1\n", 'mine.csv: "B std" is the standard deviation of no column'),
+        ("Loss,A,A std,A std std\nce,1,1,1\nls,1,1,1\n", '"A std std" is the standard deviation of no column'),
+        ("Loss,A,A std\nce,1,-0.1\nls,1,1\n", 'mine.csv:2: A std: "-0.1" is negative'),
+        ("Loss,A,A std\nce,1,1\nls,,0.5\n", 'mine.csv:3: A std: "0.5" has no figure beside it'),
+        ("Loss,A,A std\nce,1,small\nls,1,1\n", 'mine.csv:2: A std: "small" is no number'),
     ],
 )
 def test_whatever_has_no_partner_is_an_error(profile: Profiles, tmp_path: Path, text: str, message: str) -> None:

@@ -9,7 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make_record
 
-from pld_grid.report.values import Sample, Term, Value, absent, decimals, fixed, states, subtract, term, texts
+from pld_grid.report.statistics import interval
+from pld_grid.report.values import (
+    BOUNDS,
+    Sample,
+    Term,
+    Value,
+    absent,
+    decimals,
+    fixed,
+    interval_text,
+    printed,
+    spread_text,
+    states,
+    subtract,
+    term,
+    texts,
+)
 
 numbers = st.floats(min_value=0, max_value=100)
 series = st.dictionaries(st.integers(0, 9), numbers, min_size=1, max_size=5)
@@ -64,6 +80,52 @@ def test_differences_are_taken_before_rounding() -> None:
     assert texts(Value(subtract(samples({0: 71.164}), samples({0: 71.116})), ".2f"))["ours"] == "0.05"
 
 
+def test_only_differences_have_an_interval_and_only_of_whole_pairs() -> None:
+    left, right = {0: 71.0, 1: 72.0, 2: 74.5, 3: 9.0}, {0: 70.5, 1: 70.0, 2: 73.0, 3: None}
+    assert not value(dict(left)).is_difference and value(dict(left)).interval is None
+    pairs = Value(subtract(samples(dict(left)), samples(dict(right))), ".2f")
+    bounds = interval([0.5, 2.0, 1.5])
+    assert pairs.is_difference and pairs.interval == bounds and bounds is not None
+    assert interval_text(pairs) == f"[{bounds.low:.2f}, {bounds.high:.2f}]"
+    said = texts(pairs)
+    assert (said["ours"], said["std"], said["n"]) == ("1.33", "0.76", "3")
+    assert (said["low"], said["high"]) == ("-0.56", "3.23")
+    # Of three numbers a bootstrap's interval spans exactly these.
+    assert (said["bootstrap low"], said["bootstrap high"]) == ("0.50", "2.00")
+    assert spread_text(pairs) == " ± 0.76 (3)"
+
+
+def test_the_difference_of_one_seed_has_no_interval() -> None:
+    pair = Value(subtract(samples({0: 71.0}), samples({0: 70.0})), ".2f")
+    assert pair.is_difference and pair.interval is None and interval_text(pair) == "[-]"
+    assert [texts(pair)[name] for name in BOUNDS] == ["-"] * 4 and spread_text(pair) == ""
+    assert interval_text(value({0: 1.0, 1: 2.0})) == ""
+    assert interval_text(Value(subtract(samples({0: None}), samples({0: 70.0})), ".2f")) == ""
+    one_left = Value(subtract(samples({0: 71.0, 1: 72.0}), samples({0: 70.0})), ".2f")
+    assert interval_text(one_left) == "[-]" and spread_text(one_left) == " ± - (1)"
+
+
+@pytest.mark.parametrize(
+    ("paper", "std", "said"),
+    [("72.44", "0.36", "72.44 ± 0.36"), ("72.44", "", "72.44"), ("", "", "-"), (None, "", "-")],
+)
+def test_the_papers_figure_comes_with_the_deviation_that_it_prints(paper: str | None, std: str, said: str) -> None:
+    assert printed(Value(samples({0: 70.0}), ".2f", paper, std)) == said
+
+
+def test_versions_are_those_of_a_cell_and_of_its_teacher() -> None:
+    cell = make_cell()
+    dirty = make_record(cell, commit="f" * 40 + "-dirty")
+    teacher = make_record(cell, commit="0123456789abcdef")
+    assert term(cell, "top1", dirty).versions == ("ffffffffff-dirty",)
+    assert term(cell, "top1", dirty, teacher).versions == ("ffffffffff-dirty", "0123456789")
+    assert term(cell, "top1", dirty, make_record(cell, "unfinished")).versions == ("ffffffffff-dirty",)
+    assert term(cell, "top1", make_record(cell, commit="")).versions == ("unknown",)
+    # No version has a part in a number that there is not.
+    lost = Sample(1, (Term(1, "top1", "a", 1, None, "not run"), term(cell, "top1", teacher)))
+    assert Value((Sample(0, (term(cell, "top1", dirty),)), lost), ".2f").versions == ["ffffffffff-dirty"]
+
+
 @given(st.floats(-1e6, 1e6))
 def test_no_negative_zero_is_printed(number: float) -> None:
     assert fixed(number, ".2f") != "-0.00"
@@ -88,6 +150,7 @@ def test_a_difference_has_as_many_decimals_as_the_paper_prints(paper: str, diffe
         ("failed", {"reason": "RuntimeError: out\nof memory"}, "failed: RuntimeError: out of memory"),
         ("diverged", {"reason": "the loss was not finite in epoch 2, step 5"},
          "diverged: the loss was not finite in epoch 2, step 5"),
+        ("stale", {"reason": "finished under spec version 1"}, "stale: finished under spec version 1"),
         ("finished", {"metrics": {}}, "finished without top1"),
         ("finished", {"metrics": {"top1": math.nan}}, "finished without top1"),
     ],
@@ -95,7 +158,7 @@ def test_a_difference_has_as_many_decimals_as_the_paper_prints(paper: str, diffe
 def test_a_missing_number_is_a_dash_with_its_state(state: str, changes: dict[str, object], said: str) -> None:
     cell = make_cell()
     missing = Value((Sample(0, (term(cell, "top1", make_record(cell, state, **changes)),)),), ".2f", "71.30")
-    assert texts(missing) == {"ours": "-", "std": "-", "n": "0", "paper": "71.30", "difference": "-"}
+    assert texts(missing) == dict.fromkeys(texts(missing), "-") | {"n": "0", "paper": "71.30"}
     assert states(missing) == said
 
 
@@ -107,7 +170,7 @@ def test_a_cell_without_record_was_not_run() -> None:
 
 def test_numbers_of_an_unfinished_cell_are_no_results() -> None:
     cell = make_cell()
-    for state in ("unfinished", "diverged", "failed", "cancelled"):
+    for state in ("unfinished", "diverged", "failed", "cancelled", "stale"):
         assert term(cell, "top1", make_record(cell, state)).value is None
 
 
@@ -115,6 +178,9 @@ def test_a_models_size_is_known_whatever_became_of_the_cell() -> None:
     cell = make_cell()
     assert term(cell, "parameters", make_record(cell, "diverged", parameters=25_557_032)).value == 25.557032
     assert term(cell, "parameters", make_record(cell, "failed", parameters=None, reason="no")).why == "failed: no"
+    # What was built under another specification may have been another model.
+    assert term(cell, "parameters", make_record(cell, "stale", reason="old")).why == "stale: old"
+    assert term(cell, "parameters", make_record(cell, "stale", reason="old")).value is None
 
 
 def test_several_seeds_say_how_many_and_which_are_missing() -> None:

@@ -18,7 +18,7 @@ class Evidence:
     """The mean over `n` seeds, between the bounds of a t interval that holds it at 95 %.
 
     `wide_low` and `wide_high` are those that hold all numbers of the claim at once (Bonferroni). What there is not is
-    None, and `reason` says why, or why the bounds decide nothing.
+    None. `reason` says why nothing could be decided, where it was not for the bounds alone.
     """
 
     judgement: Judgement
@@ -31,13 +31,13 @@ class Evidence:
     reason: str = ""
 
 
-def weigh(numbers: Sequence[float], region: Region, among: int = 1, missing: str = "") -> Evidence:
+def weigh(numbers: Sequence[float], region: Region, among: int = 1, some: bool = False, missing: str = "") -> Evidence:
     """Judges a number by its values under independent seeds.
 
-    It is supported if its whole 95 % t interval is in the region: to support a claim about `among` numbers each of them
-    has to be, which needs no correction (intersection-union). It is contradicted if its interval at 1 - 0.05 / `among`
-    is wholly outside, as one such number contradicts the claim. `missing` says which values are not there; then nothing
-    is decided.
+    It is supported if its whole t interval is in the region, and contradicted if it is wholly outside. Of a claim about
+    each of `among` numbers, all have to be supported, for which intervals at 95 % do (intersection-union), but one
+    contradicted number is enough, so that this takes an interval at 1 - 0.05 / `among`. Of a claim about `some` of them
+    it is the other way round. `missing` says which values are not there; then nothing is decided.
     """
     n = len(numbers)
     if n < 2:
@@ -47,18 +47,13 @@ def weigh(numbers: Sequence[float], region: Region, among: int = 1, missing: str
     if max(numbers) - min(numbers) < SAME:
         same = f"all {n} seeds gave the same number, which says nothing about its spread"
         return Evidence("not enough evidence", n, mean, reason=missing or same)
-    low, high = _t_interval(numbers, CONFIDENCE)
-    wide_low, wide_high = _t_interval(numbers, 1 - (1 - CONFIDENCE) / among)
+    plain, wide = (_t_interval(numbers, level) for level in (CONFIDENCE, 1 - (1 - CONFIDENCE) / among))
     judgement: Judgement = "not enough evidence"
-    reason = missing
-    if not missing:
-        if region.holds(low, high):
-            judgement = "supported"
-        elif region.avoids(wide_low, wide_high):
-            judgement = "contradicted"
-        else:
-            reason = "the interval is neither within nor outside what the claim says"
-    return Evidence(judgement, n, mean, low, high, wide_low, wide_high, reason)
+    if not missing and region.holds(*(wide if some else plain)):
+        judgement = "supported"
+    elif not missing and region.avoids(*(plain if some else wide)):
+        judgement = "contradicted"
+    return Evidence(judgement, n, mean, *plain, *wide, missing)
 
 
 def known(number: float, region: Region) -> Evidence:

@@ -16,7 +16,7 @@ from pld_grid.report.paper import read_paper
 from pld_grid.report.table import Table
 from pld_grid.report.values import fixed, states
 
-LISTED = 4  # How many missing numbers a verdict names; the tables' own pages name all.
+LISTED = 4  # How many numbers a detail names; the items have all, the tables' pages all that are missing.
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,15 @@ def _verdict(claim: Claim, paper: Lookup, ours: RunTables) -> Verdict:
     items = tuple(
         ItemVerdict(name, number, claim.region.accepts(number), evidence[name]) for name, number in printed.items()
     )
-    run = _together([item.run.judgement for item in items])
+    some = claim.quantifier == "some"
+    consistent = (any if some else all)(item.consistent for item in items)
+    run = _together([item.run.judgement for item in items], some)
     return Verdict(
         claim=claim,
-        paper="consistent" if all(item.consistent for item in items) else "inconsistent",
+        paper="consistent" if consistent else "inconsistent",
         paper_detail=_paper_detail(items),
         run=run,
-        run_detail=_run_detail(items, why),
+        run_detail=_run_detail(items, run, why),
         items=items,
     )
 
@@ -97,8 +99,7 @@ def _evidence(claim: Claim, ours: RunTables, names: Sequence[str]) -> tuple[dict
         by_seed = {seed: found.get(name) for seed, found in numbers.items()}
         evidence[name] = _weigh(by_seed, claim, len(names), facts)
     lacking = [f"{place}: {states(value)}" for place, value in values.items() if value.n < value.wanted]
-    more = f"; and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
-    return evidence, "; ".join(lacking[:LISTED]) + more
+    return evidence, _some_of(lacking)
 
 
 def _weigh(by_seed: Mapping[int | None, Fraction | None], claim: Claim, among: int, facts: bool) -> Evidence:
@@ -109,46 +110,60 @@ def _weigh(by_seed: Mapping[int | None, Fraction | None], claim: Claim, among: i
     missing = f"no number under seed {', '.join(lacking)}" if lacking else ""
     if set(by_seed) == {None} and numbers:
         missing = "one number for all seeds, so its spread is not known"
-    return weigh(numbers, claim.region, among, missing)
+    return weigh(numbers, claim.region, among, claim.quantifier == "some", missing)
 
 
-def _together(judgements: Sequence[Judgement]) -> Judgement:
-    if "contradicted" in judgements:
-        return "contradicted"
-    return "supported" if set(judgements) == {"supported"} else "not enough evidence"
+def _together(judgements: Sequence[Judgement], some: bool) -> Judgement:
+    """A claim about each is decided by one contradicted number, a claim about some by one supported number."""
+    suffices: Judgement = "supported" if some else "contradicted"
+    if suffices in judgements:
+        return suffices
+    same = len(set(judgements)) == 1
+    return judgements[0] if same else "not enough evidence"
 
 
 def _paper_detail(items: Sequence[ItemVerdict]) -> str:
     if len(items) == 1:
         return shown(items[0].paper)
+    holding = [item for item in items if item.consistent]
+    if len(holding) == len(items):
+        numbers = [item.paper for item in items]
+        return f"all {len(items)} hold, from {shown(min(numbers))} to {shown(max(numbers))}"
     failing = [f"{item.name}: {shown(item.paper)}" for item in items if not item.consistent]
-    if failing:
-        return f"{len(items) - len(failing)} of {len(items)} hold; not {'; '.join(failing)}"
-    numbers = [item.paper for item in items]
-    return f"all {len(items)} hold, from {shown(min(numbers))} to {shown(max(numbers))}"
+    return f"{len(holding)} of {len(items)} hold; not {'; '.join(failing)}"
 
 
-def _run_detail(items: Sequence[ItemVerdict], why: str) -> str:
+def _run_detail(items: Sequence[ItemVerdict], run: Judgement, why: str) -> str:
     if len(items) == 1:
         said = evidence_text(items[0].run)
     else:
         count = Counter(item.run.judgement for item in items)
-        said = ", ".join(f"{number} {judgement}" for judgement, number in sorted(count.items()))
-        said = f"of {len(items)}: {said}"
+        said = f"of {len(items)}: " + ", ".join(f"{number} {judgement}" for judgement, number in sorted(count.items()))
+        if run != "not enough evidence" and len(count) > 1:
+            deciding = [f"{item.name}: {evidence_text(item.run)}" for item in items if item.run.judgement == run]
+            said = f"{said}; {run} by {_some_of(deciding)}"
     return f"{said}; {why}" if why and why not in said else said
 
 
+def _some_of(texts: Sequence[str]) -> str:
+    """The first of many texts, and how many more there are."""
+    more = f"; and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
+    return "; ".join(texts[:LISTED]) + more
+
+
 def evidence_text(evidence: Evidence) -> str:
-    """`0.31 [-0.20, 0.82], n = 3`, with the reason where nothing was decided."""
+    """`0.310 [-0.200, 0.820], n = 3`, for one of several numbers with the corrected bounds; a reason if there is one."""
     parts = [] if evidence.mean is None else [shown(evidence.mean)]
     if evidence.low is not None and evidence.high is not None:
         parts = [f"{parts[0]} [{shown(evidence.low)}, {shown(evidence.high)}], n = {evidence.n}"]
+        if evidence.wide_low is not None and evidence.wide_high is not None and evidence.wide_low < evidence.low:
+            parts.append(f"corrected [{shown(evidence.wide_low)}, {shown(evidence.wide_high)}]")
     return "; ".join([*parts, *([evidence.reason] if evidence.reason else [])])
 
 
 def shown(number: Fraction | float) -> str:
-    """A number for people: a fraction in full if two to six decimals are enough, otherwise four decimals."""
-    places = 4
+    """A number for people: a fraction in full if two to six decimals are enough, otherwise three decimals."""
+    places = 3
     if isinstance(number, Fraction):
         places = next((digits for digits in range(2, 7) if (number * 10**digits).denominator == 1), places)
     return fixed(float(number), f".{places}f")

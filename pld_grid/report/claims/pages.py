@@ -28,17 +28,18 @@ with the rules of reading. It gets two verdicts that do not depend on each other
 - **This run**: *supported* if the whole 95 % t interval of the mean over seeds (in brackets) lies where the formula
   wants it, *contradicted* if it lies wholly outside, otherwise *not enough evidence*; so too with one seed, with
   missing cells, or if all seeds gave the same number. The formula is worked out seed by seed: differences are paired,
-  and a mean, minimum, maximum or trend over rows is that of one seed. All seeds share their teachers, so the intervals
-  are for these teachers.
+  and a mean or trend over rows is that of one seed. All seeds share their teachers, so the intervals are for these
+  teachers.
 - A claim about *each* of k numbers is supported if every one is, which needs no correction, and contradicted if one is
-  at a confidence of 1 - 0.05 / k (Bonferroni). There is no correction for the number of claims."""
+  at a confidence of 1 - 0.05 / k (*corrected*, by Bonferroni); a claim about *some* of them the other way round. There
+  is no correction for the number of claims."""
 
 
 def claims_markdown(verdicts: Sequence[Verdict], setting_warning: str) -> str:
     """The page `claims.md`. `setting_warning` is Markdown that says where the run is not the paper's, or empty."""
     wrong = [verdict for verdict in verdicts if verdict.paper == "inconsistent"]
     parts = ["# The paper's claims", setting_warning, ELSEWHERE if setting_warning else "", _summary(verdicts), HOW]
-    parts += ["## Sentences that the paper's own tables contradict", _contradicted(wrong) if wrong else "None."]
+    parts += ["## Sentences that do not agree with the paper's own tables", _disagreeing(wrong) if wrong else "None."]
     parts += ["## All claims", _all(verdicts), "As data, in full precision: [claims.csv](claims.csv)."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -53,7 +54,7 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
     return grid_lines(["With the paper's tables", *(f"{run} by this run" for run in RUNS), "All"], rows, range(1, 5))
 
 
-def _contradicted(verdicts: Iterable[Verdict]) -> str:
+def _disagreeing(verdicts: Iterable[Verdict]) -> str:
     rows = [[_sentence(verdict), _reading(verdict), escape(verdict.paper_detail)] for verdict in verdicts]
     return grid_lines(["Sentence", "Read as", "The paper's figures"], rows)
 
@@ -61,13 +62,12 @@ def _contradicted(verdicts: Iterable[Verdict]) -> str:
 def _all(verdicts: Iterable[Verdict]) -> str:
     rows = []
     for verdict in verdicts:
-        several = len(verdict.items) > 1
         paper = [f"**{verdict.paper}**", escape(verdict.paper_detail)]
         run = [f"**{verdict.run}**", escape(verdict.run_detail)]
-        if several:
-            paper += _small(f"{item.name}: {shown(item.paper)}" for item in verdict.items)
-        if several and any(item.run.mean is not None for item in verdict.items):
-            run += _small(f"{item.name}: {_item_text(item)}" for item in verdict.items)
+        if len(verdict.items) > 1:
+            paper.append(_folded(f"{item.name}: {shown(item.paper)}" for item in verdict.items))
+        if len(verdict.items) > 1 and any(item.run.mean is not None for item in verdict.items):
+            run.append(_folded(f"{item.name}: {_item_text(item)}" for item in verdict.items))
         rows.append([_sentence(verdict), _reading(verdict), "<br>".join(paper), "<br>".join(run)])
     return grid_lines(["Sentence", "Read as", "The paper's tables", "This run"], rows)
 
@@ -77,8 +77,9 @@ def _item_text(item: ItemVerdict) -> str:
     return said if item.run.judgement == "not enough evidence" else f"{item.run.judgement}, {said}"
 
 
-def _small(lines: Iterable[str]) -> list[str]:
-    return [f"<sub>{escape(line)}</sub>" for line in lines]
+def _folded(lines: Iterable[str]) -> str:
+    """Lines that a reader may unfold."""
+    return f"<details><summary>numbers</summary>{'<br>'.join(map(escape, lines))}</details>"
 
 
 def _sentence(verdict: Verdict) -> str:
@@ -88,7 +89,7 @@ def _sentence(verdict: Verdict) -> str:
 
 def _reading(verdict: Verdict) -> str:
     claim = verdict.claim
-    return "<br>".join([escape(claim.reading), *_small([claim.note] if claim.note else [])])
+    return "<br>".join([escape(claim.reading), *([f"<sub>{escape(claim.note)}</sub>"] if claim.note else [])])
 
 
 def claims_csv(verdicts: Iterable[Verdict]) -> str:

@@ -13,31 +13,31 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictStr, model_validator
 
+from pld_grid.layout import many
 from pld_grid.reading import Path_
 from pld_grid.spec import Frozen
 
 _DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?\Z")
 Name = Annotated[StrictStr, Field(min_length=1)]
-Texts = Annotated[
-    list[StrictStr], BeforeValidator(lambda value: value if isinstance(value, list) else [value]), Field(min_length=1)
-]
+Texts = Annotated[list[StrictStr], BeforeValidator(many), Field(min_length=1)]
 
 
 class Quantity(Frozen):
     """One number or several; exactly one of the keys below, `column` and `rows` aside, says which.
 
     `table` takes the numbers of a `column`, in the rows whose key columns hold one of the texts in `rows`, in the order
-    of these texts; without `rows`, in all rows. `mean`, `min` and `max` make one number of several. `minus` and `ratio`
-    pair two quantities item by item; a single number pairs with every item. `trend` is Kendall's rank correlation
-    (tau-a, from -1 to 1) of the first with the second, which may be a key column that holds numbers.
+    of these texts; without `rows`, in all rows. `mean` makes one number of several. `minus` and `ratio` pair two
+    quantities item by item; a single number pairs with every item. `trend` is Kendall's rank correlation (tau-a, from
+    -1 to 1) of the first with the second, which may be a key column that holds numbers.
+
+    There is no minimum or maximum: that of noisy numbers lies beyond that of their means. A claim about each or some of
+    several numbers says the same without that error.
     """
 
     table: Name | None = None
     column: Name | None = None
     rows: dict[str, Texts] = Field(default={})
     mean: "Quantity | None" = None
-    min: "Quantity | None" = None
-    max: "Quantity | None" = None
     minus: "tuple[Quantity, Quantity] | None" = None
     ratio: "tuple[Quantity, Quantity] | None" = None
     trend: "tuple[Quantity, Quantity] | None" = None
@@ -87,10 +87,11 @@ class Quantity(Frozen):
         inner = [str(operand) for operand in self.operands]
         if self.kind == "trend":
             return f"trend of {inner[0]} over {inner[1]}"
-        if self.kind in AGGREGATES:
-            return f"{self.kind} of ({inner[0]})"
+        if self.kind == "mean":
+            return f"mean of ({inner[0]})"
         inner = [
-            f"({text})" if o.kind in (*PAIRS, "trend") else text for text, o in zip(inner, self.operands, strict=True)
+            f"({text})" if operand.kind in (*PAIRS, "trend") else text
+            for text, operand in zip(inner, self.operands, strict=True)
         ]
         return f" {'-' if self.kind == 'minus' else '/'} ".join(inner)
 
@@ -121,9 +122,9 @@ def items_of(quantity: Quantity, lookup: Lookup) -> list[Item]:
     if quantity.kind == "table":
         return list(lookup(quantity))
     parts = [items_of(operand, lookup) for operand in quantity.operands]
-    if quantity.kind in AGGREGATES:
+    if quantity.kind == "mean":
         numbers = _known(parts[0])
-        return [Item("", None if numbers is None else AGGREGATES[quantity.kind](numbers))]
+        return [Item("", None if numbers is None else sum(numbers, Fraction(0)) / len(numbers))]
     left, right = parts
     if len(left) != len(right) and 1 not in (len(left), len(right)):
         raise ValueError(f"{quantity.kind} pairs {len(left)} numbers with {len(right)}")
@@ -166,14 +167,9 @@ def _sign(number: Fraction) -> int:
     return (number > 0) - (number < 0)
 
 
-def _mean(numbers: Sequence[Fraction]) -> Fraction:
-    return sum(numbers, Fraction(0)) / len(numbers)
-
-
 def _ratio(left: Fraction, right: Fraction) -> Fraction | None:
     return left / right if right else None
 
 
-AGGREGATES: dict[str, Callable[[Sequence[Fraction]], Fraction]] = {"mean": _mean, "min": min, "max": max}
 PAIRS: dict[str, Callable[[Fraction, Fraction], Fraction | None]] = {"minus": lambda a, b: a - b, "ratio": _ratio}
-KINDS = ("table", *AGGREGATES, *PAIRS, "trend")
+KINDS = ("table", "mean", *PAIRS, "trend")

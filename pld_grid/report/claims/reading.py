@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictStr, model_validator
 
@@ -13,22 +13,41 @@ from pld_grid.report.claims.region import Region, Relation
 from pld_grid.report.paper import read_paper
 from pld_grid.spec import Frozen
 
+Quantifier = Literal["quantity", "each", "some"]
+QUANTIFIERS: tuple[Quantifier, ...] = ("quantity", "each", "some")
+
 
 class ClaimText(Relation):
-    """One claim in YAML: `quantity` is one number, `each` several, of which each has to satisfy the relation."""
+    """One claim in YAML: `quantity` is one number, `each` and `some` are several, of which each or some have to satisfy
+    the relation."""
 
     id: Annotated[StrictStr, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     place: Name
     text: Name
     quantity: Quantity | None = None
     each: Quantity | None = None
+    some: Quantity | None = None
     note: StrictStr = ""
 
     @model_validator(mode="after")
     def _one_subject(self) -> "ClaimText":
-        if (self.quantity is None) == (self.each is None):
-            raise ValueError("a claim needs quantity (one number) or each (several), and not both")
+        given = [name for name in QUANTIFIERS if getattr(self, name) is not None]
+        if len(given) != 1:
+            has = " and ".join(given) or "none"
+            raise ValueError(f"a claim needs exactly one of {', '.join(QUANTIFIERS)}; it has {has}")
         return self
+
+    @property
+    def quantifier(self) -> Quantifier:
+        """Which of QUANTIFIERS it has."""
+        return next(name for name in QUANTIFIERS if getattr(self, name) is not None)
+
+    @property
+    def subject(self) -> Quantity:
+        """What the relation is about."""
+        found = getattr(self, self.quantifier)
+        assert isinstance(found, Quantity)
+        return found
 
 
 class ClaimsFile(Frozen):
@@ -42,7 +61,7 @@ class ClaimsFile(Frozen):
 class Claim:
     """A sentence of the paper (`place`, `text` as printed), and how it is read.
 
-    Every number of `quantity` has to lie in `region`; `each` says that there may be several. `note` says why words that
+    `quantity`, or each or some of its numbers as `quantifier` says, has to lie in `region`. `note` says why words that
     are no numbers are read so. `keys` are the tables' key columns.
     """
 
@@ -51,14 +70,14 @@ class Claim:
     text: str
     note: str
     quantity: Quantity
-    each: bool
+    quantifier: Quantifier
     region: Region
     keys: Keys
 
     @property
     def reading(self) -> str:
         """The claim as a formula: `mean of (table03 Delta_DIST) = 0.42 ± 0.005`."""
-        return f"{'each ' if self.each else ''}{self.quantity} {self.region.text}"
+        return f"{'' if self.quantifier == 'quantity' else f'{self.quantifier} '}{self.quantity} {self.region.text}"
 
 
 def read_claims(path: str | Path) -> tuple[Claim, ...]:
@@ -83,26 +102,23 @@ def read_claims(path: str | Path) -> tuple[Claim, ...]:
 
 
 def _claim(text: ClaimText, keys: Keys) -> Claim:
-    quantity = text.quantity or text.each
-    assert quantity is not None
-    return Claim(text.id, text.place, text.text, text.note, quantity, text.each is not None, text.region, keys)
+    return Claim(text.id, text.place, text.text, text.note, text.subject, text.quantifier, text.region, keys)
 
 
 def _resolve(document: Document, path: Path_, claim: ClaimText, paper: Lookup) -> None:
     """Raises InputError unless the whole quantity can be worked out from the paper's tables."""
-    subject = "quantity" if claim.quantity is not None else "each"
-    quantity = claim.quantity or claim.each
-    assert quantity is not None
-    for at, part in quantity.walk((*path, subject)):
+    whole = (*path, claim.quantifier)
+    for at, part in claim.subject.walk(whole):
         try:
-            items = items_of(part, paper)
+            items_of(part, paper)
         except Unresolved as error:
             *steps, last = error.at
             place = document.at(*at, *steps, last)
             raise document.error(document.at(*place, value=last), str(error)) from None
         except ValueError as error:
             raise document.error(at, str(error)) from None
+    items = items_of(claim.subject, paper)
     if any(item.number is None for item in items):
-        raise document.error((*path, subject), "divides by zero in the paper's own tables")
-    if subject == "quantity" and len(items) > 1:
-        raise document.error((*path, subject), f"is {len(items)} numbers: take their mean, min or max, or write each")
+        raise document.error(whole, "divides by zero in the paper's own tables")
+    if claim.quantifier == "quantity" and len(items) > 1:
+        raise document.error(whole, f"is {len(items)} numbers: take their mean, or write each or some")

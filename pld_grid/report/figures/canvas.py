@@ -5,6 +5,7 @@ that a figure reads in grey too.
 """
 
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ LOOKS = (
     Look("#CC79A7", "D", (0, (5, 1, 1, 1)), "xx"),
     Look("#56B4E9", "v", (0, (3, 1)), "\\\\"),
     Look("#D55E00", "P", (0, (3, 1, 1, 1, 1, 1)), "++"),
-    Look("#444444", "X", (0, (1, 3)), "||"),
+    Look("#444444", "X", (0, (2, 2)), "||"),
     Look("#A6961A", "<", (0, (8, 2)), "--"),
 )
 # Losses keep their look in all figures.
@@ -75,20 +76,24 @@ def look(name: str, place: int) -> Look:
 def looks(names: Sequence[str]) -> list[Look]:
     """The looks of series drawn together, all different for up to eight.
 
-    A name keeps a usual loss's look if its last word in the loss's spelling is of no other name: "PLD − KD" is KD's.
+    The first name in which a usual loss is the last has that loss's look ("PLD − KD" is KD's); the others get what is
+    left, from the end, where the rarest losses are.
     """
-    usual = [
-        next((w for w in reversed(re.findall(r"\w+", name)) if w.upper() in _PLACES), "").upper() for name in names
-    ]
-    own = {place: _PLACES[word] for place, word in enumerate(usual) if word and usual.count(word) == 1}
-    free = [place for place in range(len(LOOKS)) if place not in own.values()] or list(range(len(LOOKS)))
-    rest = iter(free * len(names))
-    return [LOOKS[own[place]] if place in own else LOOKS[next(rest)] for place in range(len(names))]
+    places: list[int | None] = []
+    for name in names:
+        words = [_PLACES[word.upper()] for word in re.findall(r"\w+", name) if word.upper() in _PLACES]
+        places.append(words[-1] if words and words[-1] not in places else None)
+    free = [place for place in reversed(range(len(LOOKS))) if place not in places] or list(range(len(LOOKS)))
+    rest = itertools.cycle(free)
+    return [LOOKS[next(rest) if place is None else place] for place in places]
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's settings for all figures; nothing outside the block changes."""
+def style(math: bool = True) -> Iterator[None]:
+    """matplotlib's settings for all figures; nothing outside the block changes.
+
+    Without `math`, a dollar is a dollar: right for texts that somebody else wrote.
+    """
     import matplotlib as mpl
 
     settings: dict[str, Any] = {
@@ -98,8 +103,7 @@ def style() -> Iterator[None]:
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
         "axes.grid.axis": "y", "grid.color": "#d9d9d9", "grid.linewidth": 0.6, "lines.linewidth": 1.6,
         "lines.markersize": 5, "legend.frameon": False, "hatch.linewidth": 0.6, "svg.fonttype": "path",
-        # A dollar in a model's name is a dollar.
-        "text.parse_math": False,
+        "text.parse_math": math,
         # Ids inside the file follow from its content, so equal data makes an equal file.
         "svg.hashsalt": "pld_grid",
     }  # fmt: skip

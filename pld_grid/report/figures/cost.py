@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Pass = tuple[tuple[Any, ...], int, float]
 # What every trained epoch records, and students that are trained side by side share to the last digit.
 RATE = "images_per_second"
+COST = "cost"
 WAYS = ("each table on its own", "each cell once", "each cell once, in cohorts (as it was)")
 WORK = ("epochs of training", "passes over the training images,\nloaded and augmented", "passes through a teacher")
 
@@ -52,7 +53,7 @@ class Cost:
         """What was counted, and what was not."""
         listed = sum(map(sum, self.trainings.values()))
         text = (
-            f"Left: {listed} finished trainings, teachers' included, stand behind the tables; {self.distinct} were run."
+            f"Left: {listed} trainings, teachers' included, stand behind the tables; {self.distinct} were run."
             " Right: their epochs. Students that the records show side by side shared each batch and the teacher's pass"
             " on it; passes for validation are not counted, nor what an interruption made train twice. An epoch takes"
             " longer for some models than for others, so these are no times."
@@ -106,7 +107,7 @@ def cost_figure(cost: Cost) -> Figure:
     """The picture: trainings by table on the left, epochs on the right."""
     from matplotlib.figure import Figure as Canvas
 
-    with style():
+    with style(math=False):
         canvas = Canvas(figsize=(8.4, max(2.9, 1.2 + 0.24 * len(cost.trainings))))
         left, right = canvas.subplots(1, 2, width_ratios=(2, 3))
         names = list(cost.trainings)
@@ -133,7 +134,7 @@ def cost_figure(cost: Cost) -> Figure:
             bar_axes(axes)
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, handlelength=1.6)
         svg, png = images(canvas)
-    return Figure("cost", "What sharing and cohorts saved", cost.caption, cost.alt, svg, png, cost.csv)
+    return Figure(COST, "What sharing and cohorts saved", cost.caption, cost.alt, svg, png, cost.csv)
 
 
 def _numbers(axes: "Axes", counts: Sequence[int], at: Sequence[float]) -> None:

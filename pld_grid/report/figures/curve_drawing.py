@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pld_grid.report.figures.canvas import SMALL, Figure, images, legend, looks, style
-from pld_grid.report.figures.curves import Curves, Panel
+from pld_grid.report.figures.canvas import GREY, SMALL, Figure, images, legend, looks, style
+from pld_grid.report.figures.curves import Curves, Panel, curves_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,15 +20,20 @@ def curves_figure(curves: Curves) -> Figure:
     across = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
     down = -(-len(panels) // across)
     together = len({tuple(line.name for line in panel.lines) for panel in panels}) == 1
-    with style():
+    with style(math=False):
         size = (6.0, 3.4) if len(panels) == 1 else (0.4 + across * WIDTH, 0.5 + down * HEIGHT)
         canvas = Canvas(figsize=size)
         grid = canvas.subplots(down, across, sharey=True, squeeze=False)
         places = [axes for row in grid for axes in row]
         for axes, panel in zip(places, panels, strict=False):
             _draw(axes, panel)
-            axes.set_title(panel.title, fontsize=SMALL)
-            if not together:
+            axes.set_title(panel.title or (panel.lines[0].name if len(panel.lines) == 1 else ""), fontsize=SMALL)
+            missing = [line.name for line in panel.lines if not line.curves]
+            if missing:
+                said = "; ".join(missing) if len(missing) <= 2 else f"{len(missing)} lines"
+                axes.text(1, 1, f"n/a: {said}", transform=axes.transAxes, fontsize=SMALL - 1, color=GREY, ha="right",
+                          va="bottom")  # fmt: skip
+            if not together and len(panel.lines) > 1:
                 _legend(axes, panel)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
@@ -42,7 +47,7 @@ def curves_figure(curves: Curves) -> Figure:
         svg, png = images(canvas)
     table = curves.table
     return Figure(
-        f"curves_{table.name}", f"Learning curves: {table.title}", curves.caption, curves.alt, svg, png, curves.csv
+        curves_name(table), f"Learning curves: {table.title}", curves.caption, curves.alt, svg, png, curves.csv
     )
 
 

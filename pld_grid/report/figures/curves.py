@@ -86,14 +86,15 @@ class Curves:
     @property
     def csv(self) -> str:
         """One line per epoch of every cell, in full."""
+        dataset = self.table.setting.dataset
         rows = [
-            [panel.name, line.name, str(seed), str(epoch), full(value)]
+            [dataset, panel.name, line.name, str(seed), str(epoch), full(value)]
             for panel in self.panels
             for line in panel.lines
             for seed, curve in line.curves.items()
             for epoch, value in curve.items()
         ]
-        return csv_text(("panel", "line", "seed", "epoch", self.label), rows)
+        return csv_text(("run dataset", "panel", "line", "seed", "epoch", self.label), rows)
 
     @property
     def caption(self) -> str:
@@ -118,6 +119,11 @@ class Curves:
             ends = [f"{line.name} {line.band[-1][1]:.2f}" if line.band else f"{line.name} n/a" for line in panel.lines]
             said.append(": ".join([*([panel.name] if panel.name else []), ", ".join(ends)]))
         return f"{self.label} against the epoch; last epoch: {'; '.join(said)}."
+
+
+def curves_name(table: Table) -> str:
+    """The figure's name: its files' stem."""
+    return f"curves_{table.name}"
 
 
 def curves_of(grid: Grid, table: Table, records: Records) -> Curves | None:

@@ -1,5 +1,6 @@
 """The figures that a grid's table declares: its own numbers against one of its columns, the paper's beside them."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from pld_grid.report.figures.data import csv_text, full
 from pld_grid.report.figures.quantities import QUANTITIES
 from pld_grid.report.paper import PAPER_DATASET_TEXT
 from pld_grid.report.table import Row, Table
-from pld_grid.report.values import Value, fixed, states
+from pld_grid.report.values import NOTHING, Value, fixed, states
 
 MAX_PLACES = 60
 
@@ -69,16 +70,22 @@ class Plot:
     @property
     def csv(self) -> str:
         """The data drawn: one line per number, ours and the paper's, in full."""
-        headers = (self.layout.x, self.layout.series or "series", self.label, "std", "n", "state", "paper")
-        return csv_text(
-            headers,
-            [
-                [mark.x or "-", series.name, full(v.mean), full(v.std), str(v.n), states(v), v.paper or "-"]
-                for series in self.series
-                for mark in series.marks
-                for v in [mark.value]
-            ],
+        headers = (
+            "run dataset",
+            self.layout.x,
+            self.layout.series or "series",
+            self.label,
+            "std",
+            "n",
+            "state",
+            "paper",
         )
+        return csv_text(headers, [self._line(series.name, mark) for series in self.series for mark in series.marks])
+
+    def _line(self, series: str, mark: Mark) -> list[str]:
+        value, dataset = mark.value, self.table.setting.dataset
+        ours = [full(value.mean), full(value.std), str(value.n), states(value)]
+        return [dataset, mark.x or NOTHING, series, *ours, value.paper or NOTHING]
 
     @property
     def caption(self) -> str:
@@ -152,10 +159,10 @@ class _Builder:
             for header in self.layout.y:
                 value = row.cells[self.table.headers.index(header)]
                 if isinstance(value, Value):
-                    name = self.text(row, self.layout.series) if self.layout.series else self.name(header)
+                    name = self.text(row, self.layout.series) or NOTHING if self.layout.series else self.name(header)
                     marks = found.setdefault(name, {})
                     if x in marks:
-                        raise self.error("x", f'two rows read {self.layout.x}={x or "-"} in series "{name}"')
+                        raise self.error("x", f'two rows read {self.layout.x}={x or NOTHING} in series "{name}"')
                     marks[x] = Mark(x, value)
         for key, what, limit, count in (
             ("series", "series", len(LOOKS), len(found)),
@@ -174,13 +181,13 @@ class _Builder:
         own = self.table.rows[: len(self.table.rows) - len(self.grid.layout.difference_rows)]
         shown = list(own)
         for rule, where in enumerate(self.layout.exclude):
-            kept = [row for row in shown if not all(matches(entry.labels, where) for entry in row.entries)]
-            left_out += [row.name for row in shown if row not in kept]
             at = ("table", "figures", self.number, "exclude", rule)
-            if len(kept) in (0, len(shown)):
-                what = "everything" if not kept else "nothing: no row is all of this"
+            gone = [all(matches(entry.labels, where) for entry in row.entries) for row in shown]
+            if all(gone) or not any(gone):
+                what = "everything" if all(gone) else "nothing: no row is all of this"
                 raise self.grid.document.error(at, f"excludes {what}")
-            shown = kept
+            left_out += [row.name for row, out in zip(shown, gone, strict=True) if out]
+            shown = [row for row, out in zip(shown, gone, strict=True) if not out]
         return shown
 
     def text(self, row: Row, header: str) -> str:
@@ -193,9 +200,11 @@ class _Builder:
 
     def check_number(self, x: str) -> None:
         try:
-            float(x)
+            known = math.isfinite(float(x))
         except ValueError:
-            raise self.error("x", f'lines need numbers, and {self.layout.x} is "{x}"; use `kind: bars`') from None
+            known = False
+        if not known:
+            raise self.error("x", f'lines need numbers, and {self.layout.x} is "{x}"; use `kind: bars`')
 
     def ordered(self, marks: dict[str, Mark]) -> tuple[Mark, ...]:
         found = list(marks.values())

@@ -44,7 +44,7 @@ def declared_figure(plot: Plot) -> Figure:
     bars = plot.layout.kind == "bars"
     # Another data set has another scale: numbers that must not be compared share no axis.
     same = plot.table.setting.as_in_paper
-    with style():
+    with style(math=False):
         height = 1.1 + len(plot.places) * (len(plot.series) * BAR + 0.12) if bars else 3.2
         canvas = Canvas(figsize=(7.2 if plot.has_paper else 5.0, height))
         axes = canvas.subplots(

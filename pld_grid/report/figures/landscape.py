@@ -139,7 +139,7 @@ def _contours(axes: Any, landscape: Landscape, levels: Any, norm: Any) -> Any:
     )
     axes.clabel(lines, fontsize=SMALL, fmt="%g", inline_spacing=2)
     outline: dict[str, Any] = {"linestyle": "none", "markeredgecolor": BLACK, "markerfacecolor": "white", "zorder": 5}
-    axes.plot(0, 0, "o", markersize=10, label="the teacher's logits (α = β = 0)", clip_on=False, **outline)
+    axes.plot(0, 0, "o", markersize=8, label="the teacher's logits (α = β = 0)", clip_on=False, **outline)
     axes.plot(*landscape.minimum, "X", markersize=7, label="the loss's minimum in the square", clip_on=False, **outline)
     axes.set_aspect("equal")
     alpha, beta = landscape.minimum

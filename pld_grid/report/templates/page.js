@@ -150,7 +150,7 @@ const kept = remembered();
 if (kept !== null && point(kept)) address.value = kept;
 else point(address.value);
 
-// -- what only works with scripts --------------------------------------------------------------------------------------
+// -- what only works with scripts -------------------------------------------------------------------------------------
 
 for (const form of all("form")) form.addEventListener("submit", (event) => event.preventDefault());
 for (const hidden of all("form[hidden], .control[hidden]")) hidden.hidden = false;

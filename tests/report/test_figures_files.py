@@ -1,0 +1,125 @@
+"""Figures as files: the same bytes anywhere, real images, and a page that links to them."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from io import BytesIO
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+from synthetic import PAPER, table_grid
+from test_figures_curves import all_trained
+
+from pld_grid.profile import Profile
+from pld_grid.report import build_table
+from pld_grid.report.figures import Figure, declared_plots, draw, figures_markdown
+from pld_grid.report.figures.canvas import LOOKS, looks
+from pld_grid.report.figures.cost import cost_of
+from pld_grid.report.figures.curves import curves_of
+
+Profiles = Callable[[str], Profile]
+
+REDRAW = """
+import hashlib, pickle, sys
+from pathlib import Path
+from pld_grid.report.figures.cost import cost_figure
+from pld_grid.report.figures.curve_drawing import curves_figure
+from pld_grid.report.figures.drawing import declared_figure
+plot, curves, cost = pickle.loads(Path(sys.argv[1]).read_bytes())
+for figure in (declared_figure(plot), curves_figure(curves), cost_figure(cost)):
+    for name, data in figure.files.items():
+        print(name, hashlib.sha256(data).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(profile: Profiles) -> list[Figure]:
+    """The figures of two tables, with three seeds."""
+    grids = [table_grid(name, profile("digits"), seeds=3) for name in ("table03", "table05")]
+    records = all_trained(grids)
+    return draw(grids, [build_table(grid, records, PAPER) for grid in grids], records)
+
+
+def test_all_figures_of_a_report(drawn: list[Figure]) -> None:
+    names = ["figure1b", "figure2a", "curves_table03", "curves_table05", "cost"]
+    assert [figure.name for figure in drawn] == names
+    assert list(drawn[0].files) == ["figure1b.svg", "figure1b.png", "figure1b.csv"]
+    assert all(figure.title and figure.alt and figure.caption.endswith(".") for figure in drawn)
+
+
+def test_every_file_is_what_its_name_says(drawn: list[Figure]) -> None:
+    for figure in drawn:
+        root = ElementTree.fromstring(figure.svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        with Image.open(BytesIO(figure.png)) as image:
+            image.load()
+            width, height = (float(root.attrib[side].removesuffix("pt")) * 2 for side in ("width", "height"))
+            assert image.format == "PNG" and image.size == (int(width), int(height))
+        lines = figure.csv.splitlines()
+        assert len(lines) > 1 and len({line.count(",") for line in lines if '"' not in line}) <= 1
+        for data in (figure.svg, figure.png):
+            assert b"matplotlib.org" not in data and not re.search(rb"20[0-9]{2}-[0-9]{2}-[0-9]{2}", data)
+
+
+def test_another_process_draws_the_same_bytes(profile: Profiles, tmp_path: Path) -> None:
+    grid = table_grid("table04", profile("digits"), seeds=2)
+    records = all_trained([grid])
+    table = build_table(grid, records, PAPER)
+    file = tmp_path / "data.pickle"
+    data = (declared_plots([grid], [table])[0], curves_of(grid, table, records), cost_of([table], records))
+    file.write_bytes(pickle.dumps(data))
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", REDRAW, str(file)], cwd=tmp_path, check=True, capture_output=True, text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "TZ": zone, "MPLCONFIGDIR": str(tmp_path)},
+        ).stdout
+        for seed, zone in (("1", "UTC"), ("2", "Asia/Tokyo"))
+    }  # fmt: skip
+    assert len(outputs) == 1 and outputs.pop().count("\n") == 9
+
+
+def test_nobody_elses_settings_change_a_figure_nor_are_changed(profile: Profiles, drawn: list[Figure]) -> None:
+    import matplotlib as mpl
+
+    grids = [table_grid(name, profile("digits"), seeds=3) for name in ("table03", "table05")]
+    records = all_trained(grids)
+    with mpl.rc_context({"font.size": 20, "axes.facecolor": "red"}):
+        again = draw(grids, [build_table(grid, records, PAPER) for grid in grids], records)
+        assert mpl.rcParams["font.size"] == 20
+    assert again == drawn
+
+
+def test_importing_figures_loads_no_matplotlib() -> None:
+    code = "import sys, pld_grid.report.figures; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False False\n"
+
+
+def test_the_page_links_every_file(drawn: list[Figure]) -> None:
+    text = figures_markdown(drawn)
+    links = set(re.findall(r"\]\(figures/([^)]+)\)", text))
+    assert links == {name for figure in drawn for name in figure.files}
+    assert text.startswith("## Figures\n") and text.count("\n### ") == len(drawn)
+    assert "KL(teacher" not in text and figures_markdown([]) == ""
+
+
+def test_looks_differ_in_more_than_colour() -> None:
+    for one, other in combinations(LOOKS, 2):
+        assert one.colour != other.colour and one.marker != other.marker
+        assert one.dash != other.dash and one.hatch != other.hatch
+
+
+def test_losses_keep_their_looks() -> None:
+    pld, dist, kd = LOOKS[:3]
+    assert looks(["KD", "DIST", "PLD"]) == [kd, dist, pld]
+    assert looks(["PLD − DIST", "PLD − KD"]) == [dist, kd]
+    assert looks(["DIST + std. logits", "KD + std. logits"]) == [dist, kd]
+    assert looks(["KD, alpha=0", "KD, alpha=1", "PLD"]) == [kd, LOOKS[-1], pld]
+    assert len({look.colour for look in looks([str(n) for n in range(8)])}) == 8
+    assert len(looks([str(n) for n in range(20)])) == 20
