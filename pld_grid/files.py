@@ -5,6 +5,8 @@ import os
 import uuid
 from pathlib import Path
 
+from pld_grid.errors import InputError
+
 
 def write_whole(path: Path, data: bytes, durable: bool) -> None:
     """Writes a file beside its place and renames it, making folders as needed; `durable` also survives a power cut.
@@ -25,6 +27,17 @@ def write_whole(path: Path, data: bytes, durable: bool) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_changed(path: Path, data: bytes) -> bool:
+    """Writes a file whole, or not at all if it already holds the data; says whether it wrote. Raises InputError."""
+    try:
+        if path.is_file() and path.read_bytes() == data:
+            return False
+        write_whole(path, data, durable=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

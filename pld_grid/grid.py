@@ -31,13 +31,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Grid:
-    """An expanded grid under a profile."""
+    """An expanded grid under a profile; `seeds` replaced its own, if that is not None."""
 
     name: str
     document: Document
     profile: Profile
     entries: tuple[Entry, ...]
     layout: Layout
+    seeds: int | None = None
 
     def cells(self) -> Iterator[Cell]:
         """Every cell needed, teachers included, repetitions included."""
@@ -75,7 +76,7 @@ def expand(
     layout = file.table or default_layout(_varying(entries))
     losses = {*profile.catalogue.losses, *(str(entry.labels["loss"]) for entry in entries)}
     layout.check(document, _label_names(entries), losses)
-    return Grid(name, document, profile, tuple(entries), layout)
+    return Grid(name, document, profile, tuple(entries), layout, seeds)
 
 
 class _Expansion:

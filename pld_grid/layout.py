@@ -93,6 +93,14 @@ class FigureLayout(Frozen):
         return self
 
 
+class PaperDataset(Frozen):
+    """The images that a printed table is about: the dataset module, the size in pixels, the name for people."""
+
+    name: str = "imagenet"
+    image_size: Annotated[int, Field(ge=1)] = 224
+    text: str = "ImageNet-1K at 224x224"
+
+
 class Layout(Frozen):
     """The table that a grid fills, and the figures that show it."""
 
@@ -101,6 +109,7 @@ class Layout(Frozen):
     columns: list[Column] = []
     difference_rows: list[DifferenceRow] = []
     paper: str | None = None
+    paper_dataset: PaperDataset = PaperDataset()
     figures: list[FigureLayout] = []
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Profiles: what the paper's names mean on some scale. The same grids run under every profile."""
+"""Profiles: what the paper's names mean on some scale. The same grids run under all that name their models."""
 
 from dataclasses import dataclass
 from pathlib import Path

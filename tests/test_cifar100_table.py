@@ -70,6 +70,7 @@ def test_cells_are_counted_as_by_hand(grid: Grid) -> None:
 def test_rows_columns_and_figures_are_the_printed_ones(grid: Grid) -> None:
     table = build_table(grid, {}, PAPER)
     assert table.headers == ("Teacher", "Student", *LOSSES)
+    assert (table.setting.as_in_paper, table.setting.paper_dataset) == (True, "CIFAR-100 at 32x32")
     assert [row.cells[:2] for row in table.rows] == PAIRS == [(r["Teacher"], r["Student"]) for r in printed()]
     for row, figures in zip(table.rows, printed(), strict=True):
         for header, value in zip(LOSSES, row.cells[2:], strict=True):

@@ -72,7 +72,10 @@ def test_plan_is_readable_without_json(run: Run) -> None:
     ("arguments", "said"),
     [
         (("plan", "nowhere.yaml"), "nowhere.yaml: cannot be read: No such file or directory"),
-        (("plan", "mine.yaml", "--profile", "digit"), 'unknown profile "digit"; valid: cifar100, digits, imagenet'),
+        (
+            ("plan", "mine.yaml", "--profile", "digit"),
+            'unknown profile "digit"; valid: cifar100, cifar100-benchmark, digits, imagenet',
+        ),
         (("plan", "mine.yaml", "mine.yaml"), "two grids are called mine"),
         (("run", "mine.yaml", "--cpus-per-cohort", "-1"), "--cpus-per-cohort: "),
         (("run", "mine.yaml", "--cpus-per-cohort", "nan"), "--cpus-per-cohort: "),

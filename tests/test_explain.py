@@ -12,7 +12,7 @@ from cells import begin, finish, make_cell, make_distilled, make_epochs, make_me
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from synthetic import PAPER, TABLES, all_grids, records_of, table_grid
+from synthetic import PAPER, TABLES, all_grids, own_grid, records_of, table_grid
 
 from pld_grid import api, explain
 from pld_grid.errors import InputError
@@ -136,6 +136,22 @@ def test_every_number_of_every_table_is_found_by_its_row_and_column(name: str, p
 def test_a_row_is_found_by_any_texts_that_only_it_has(name: str, text: str, row: str, profile: Profiles) -> None:
     grid = table_grid(name, profile("digits"))
     assert find_row(grid, build_table(grid, {}, PAPER), text).name == row
+
+
+def test_a_rows_own_name_is_enough_where_another_row_has_all_of_it(profile: Profiles) -> None:
+    grid = own_grid(
+        "cells: {teacher: ResNet-152, student: ResNet-50, loss: pld, hyperparameters: {pld: {tau: [1, 2]}}}\n"
+        "table:\n  rows: [loss, tau]\n  columns:\n    - {header: Loss, axis: loss}\n"
+        "    - {header: tau, axis: tau, only: {tau: 2.0}}\n    - {header: Top-1, metric: top1}\n",
+        profile("digits"),
+    )
+    table = build_table(grid, {})
+    assert [row.name for row in table.rows] == ["Loss=pld", "Loss=pld, tau=2.00"]
+    assert [find_row(grid, table, text) for text in ("Loss=pld", "pld, tau=2", "tau=1")] == [
+        table.rows[0], table.rows[1], table.rows[0]
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r'^"pld" is 2 rows of own: "Loss=pld"; "Loss=pld, tau=2\.00"; name one'):
+        find_row(grid, table, "pld")
 
 
 @pytest.mark.parametrize(

@@ -298,10 +298,12 @@ def test_a_grid_without_table_gets_one(grid: MakeGrid) -> None:
     assert grid(f"cells: {{{BASE}, loss: kd}}").layout.rows == ["student"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "grids").glob("*.yaml")), ids=lambda p: p.stem)
-def test_the_projects_grids_expand_under_every_profile(path: Path, profile: Callable[[str], Profile]) -> None:
+@pytest.mark.parametrize("path", sorted((ROOT / "grids").glob("table*.yaml")), ids=lambda p: p.stem)
+def test_the_ten_tables_expand_alike_under_the_profiles_of_their_models(
+    path: Path, profile: Callable[[str], Profile]
+) -> None:
     counts = set()
-    for name in sorted(p.stem for p in (ROOT / "grids" / "profiles").glob("*.yaml")):
+    for name in ("cifar100", "digits", "imagenet"):
         made = load_grid(path, profile(name))
         counts.add((len(made.entries), len({e.cell.cell_id for e in made.entries})))
     assert len(counts) == 1

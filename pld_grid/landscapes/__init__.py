@@ -14,7 +14,7 @@ from pld_grid.landscapes.slice import REACH, Array, Slice, coordinates, draw_sli
 from pld_grid.landscapes.survey import survey, survey_csv
 from pld_grid.report.figures.canvas import Figure
 from pld_grid.report.figures.landscape import Landscape, landscape_figure
-from pld_grid.report.write import _write
+from pld_grid.report.write import write_files
 from pld_grid.train.losses import Loss, build
 
 __all__ = ["REACH", "Slice", "draw_slice", "figures", "landscape", "write_landscapes"]
@@ -47,8 +47,7 @@ def write_landscapes(
     files = {name: data for figure in drawn for name, data in figure.files.items()}
     files["slices.csv"] = survey_csv(found).encode()
     files["README.md"] = landscapes_markdown(drawn, found).encode()
-    folder = Path(out)
-    return [folder / name for name, data in files.items() if _write(folder / name, data)]
+    return write_files(out, files)
 
 
 def figures(on: Slice, steps: Array) -> tuple[Figure, Figure]:

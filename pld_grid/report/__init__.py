@@ -3,6 +3,8 @@
 from pld_grid.report.table import Row, Table, build_table
 from pld_grid.report.terminal import print_table
 from pld_grid.report.values import Value
-from pld_grid.report.write import write_report
+from pld_grid.report.write import origin_of, report_files, write_files, write_report
 
-__all__ = ["Row", "Table", "Value", "build_table", "print_table", "write_report"]
+__all__ = [
+    "Row", "Table", "Value", "build_table", "origin_of", "print_table", "report_files", "write_files", "write_report",
+]  # fmt: skip

@@ -15,9 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from pld_grid.errors import InputError
 from pld_grid.records import Record, Records
 from pld_grid.spec import Frozen
+from pld_grid.store import sha256
 
 FILE = "records.jsonl"
 FORMAT: Final = 1
+_CHECKSUM = "records_sha256"
 _RECORD = TypeAdapter(Record)
 _NAMES = {field.name for field in fields(Record)}
 _PATH = re.compile(r"(?<![\w/:.])(?:\w+:/{2,3})?~?(?:/[^\s/:'\",;()\[\]]+){2,}/?")
@@ -44,16 +46,18 @@ def public(records: Records, cell_ids: Iterable[str]) -> dict[str, Record]:
 
 
 def dump(records: Records, origin: Origin) -> str:
-    """The text of `records.jsonl`: the header, then a record per line by cell id. To be given `public` records."""
-    lines = [_line(origin.model_dump(mode="json"))]
-    lines += [_line(_RECORD.dump_python(records[cell_id], mode="json")) for cell_id in sorted(records)]
-    return "".join(lines)
+    """The text of `records.jsonl`: the header, then a record per line by cell id. To be given `public` records.
+
+    The header has the checksum of the other lines: so a change of any number shows, even of one that no table prints.
+    """
+    body = "".join(_line(_RECORD.dump_python(records[cell_id], mode="json")) for cell_id in sorted(records))
+    return _line(origin.model_dump(mode="json") | {_CHECKSUM: sha256(body.encode())}) + body
 
 
 def load(folder: str | Path) -> tuple[Origin, dict[str, Record]]:
     """What a report folder was made of.
 
-    Raises InputError, with file and line, if there is no `records.jsonl` or it is not as `dump` writes it.
+    A wrong checksum is left to `check`, which finds that the file is not what `dump` makes of its records. Raises InputError, with file and line, if there is no `records.jsonl` or it is not as `dump` writes it.
     """
     path = Path(folder) / FILE
     try:
@@ -65,6 +69,7 @@ def load(folder: str | Path) -> tuple[Origin, dict[str, Record]]:
     header = _object(path, 1, lines[0] if lines else "")
     if header.get("format") != FORMAT:
         raise InputError(f"{path}:1: its format is {header.get('format')!r}, and this version reads {FORMAT}")
+    header.pop(_CHECKSUM, None)
     try:
         origin = Origin.model_validate(header)
     except ValidationError as error:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pld_grid.report.caption import MARK, captions, numbers_caption
-from pld_grid.report.paper import PAPER_DATASET_TEXT
 from pld_grid.report.setting import Setting
 from pld_grid.report.table import Table
 from pld_grid.report.values import NOTHING, Value, interval_text, printed, spread_text, states, texts
@@ -50,8 +49,8 @@ def warning(setting: Setting, paper: bool) -> str:
     )
     if paper:
         text += (
-            f" The paper's figures are for {PAPER_DATASET_TEXT}: a difference to them compares two data sets and says"
-            " nothing about a reproduction."
+            f" The paper's figures are for {setting.paper_dataset}: a difference to them compares two data sets and"
+            " says nothing about a reproduction."
         )
     return text
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from pld_grid.errors import InputError, listing
 
-PAPER_DATASET = ("imagenet", 224)
-PAPER_DATASET_TEXT = "ImageNet-1K at 224x224"
 STD = " std"
 Key = tuple[str, ...]
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pld_grid.grid import Entry, Grid
-from pld_grid.report.paper import PAPER_DATASET
 from pld_grid.spec import Cell, Model
 
 
@@ -20,6 +19,7 @@ class Setting:
     description: str
     dataset: str
     as_in_paper: bool
+    paper_dataset: str
     models: Mapping[str, str]
     epochs: Mapping[int, int]
     seeds: tuple[int, ...]
@@ -41,7 +41,7 @@ class Setting:
 def setting_of(grid: Grid) -> Setting:
     """The setting of a whole grid."""
     profile = grid.profile
-    dataset, recipe = profile.dataset, profile.recipe
+    dataset, recipe, printed = profile.dataset, profile.recipe, grid.layout.paper_dataset
     known = profile.catalogue.datasets.get(dataset.name)
     size = f"{dataset.image_size}x{dataset.image_size}"
     text = f"{dataset.name} at {size}, {dataset.num_classes} classes"
@@ -56,8 +56,9 @@ def setting_of(grid: Grid) -> Setting:
         profile=profile.name,
         description=profile.file.description,
         dataset=text,
-        as_in_paper=(dataset.name, dataset.image_size) == PAPER_DATASET
+        as_in_paper=(dataset.name, dataset.image_size) == (printed.name, printed.image_size)
         and all(named == ran for named, ran in epochs_of(grid.entries).items()),
+        paper_dataset=printed.text,
         models=models_of(grid.entries),
         epochs=epochs_of(grid.entries),
         seeds=tuple(sorted({entry.cell.seed for entry in grid.entries if entry.role != "teacher"})),

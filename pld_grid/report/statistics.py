@@ -39,11 +39,19 @@ def interval(numbers: Sequence[float]) -> Interval | None:
     import numpy as np
     from scipy import stats
 
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(numbers) / math.sqrt(n)
     found = stats.bootstrap(
         (numbers,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=0
     ).confidence_interval
-    return Interval(n, mean, mean - half, mean + half, float(found.low), float(found.high))
+    return Interval(n, mean, *t_interval(numbers), float(found.low), float(found.high))
+
+
+def t_interval(numbers: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student's interval of the mean of two or more independent numbers."""
+    from scipy import stats
+
+    n, mean = len(numbers), statistics.fmean(numbers)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * statistics.stdev(numbers) / math.sqrt(n)
+    return mean - half, mean + half
 
 
 def binomial_error(percent: float, images: int) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pld_grid.report.paper import PAPER_DATASET_TEXT
 from pld_grid.report.setting import Setting
 from pld_grid.report.table import Table
 from pld_grid.spec import Cell, ledger
@@ -45,8 +44,8 @@ def other_experiments(setting: Setting, paper: bool) -> str:
     text = f"They ran on {setting.dataset}, with the models listed."
     if paper:
         text += (
-            f" The paper's figures are for {PAPER_DATASET_TEXT}: a difference to them compares two data sets and says"
-            " nothing about a reproduction."
+            f" The paper's figures are for {setting.paper_dataset}: a difference to them compares two data sets and"
+            " says nothing about a reproduction."
         )
     return text
 

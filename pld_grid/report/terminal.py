@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pld_grid.report.caption import MARK, captions
+from pld_grid.report.caption import MARK, captions, numbers_caption
 from pld_grid.report.table import Table
 from pld_grid.report.values import Value, interval_text, printed, spread_text, states, texts
 
@@ -18,8 +18,8 @@ def print_table(table: Table, console: Console) -> None:
     for row in table.rows:
         shown.add_row(*(_cell(cell) if isinstance(cell, Value) else Text(cell) for cell in row.cells))
     console.print(shown)
-    if table.paper:
-        console.print(Text("ours; below: the paper's (ours minus the paper's)", style="dim"))
+    below = "; below: the paper's (ours minus the paper's)" if table.paper else ""
+    console.print(Text(f"ours: {numbers_caption(table)}{below}", style="dim"))
     if not setting.as_in_paper:
         console.print(Text(f"Not the paper's experiments: {setting.dataset}.", style="yellow"))
     seeds = ", ".join(map(str, setting.seeds)) or "none"

@@ -52,8 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
 
 def _address(browser: Browser, text: str) -> None:
     """Puts an address into the field, and leaves it."""
-    browser.one("#mlflow").click()
-    browser.press(Keys.CONTROL + "a" + Keys.NULL, text, Keys.TAB)
+    browser.one("#mlflow").send_keys(Keys.CONTROL + "a" + Keys.NULL, text, Keys.TAB)
 
 
 def _wait_for(browser: Browser, text: str) -> None:

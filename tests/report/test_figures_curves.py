@@ -122,6 +122,16 @@ def test_rows_with_one_number_are_lines_named_by_what_tells_them_apart(profile: 
     assert [line.name for line in panel.lines] == ["kd, alpha=0.10", "kd, alpha=0.50", "ce", "ls"]
 
 
+def test_a_table_without_labels_has_one_nameless_line(profile: Profiles) -> None:
+    grid = own_grid(
+        "cells: {student: ResNet-50, loss: ce}\ntable: {columns: [{header: Top-1, metric: top1}]}", profile("digits")
+    )
+    records = all_trained([grid])
+    assert [line.name for line in curves(grid, records).lines] == ["(all)"]
+    svg = draw([grid], [build_table(grid, records)], records)[0].svg.decode()
+    assert "<!-- (all) -->" in svg and "<!-- Epoch -->" in svg
+
+
 def test_too_many_lines_make_panels_of_sweeps(profile: Profiles) -> None:
     grid = own_grid(LIST.replace("ALPHAS", ", ".join(f"0.{n}" for n in range(9))), profile("digits"))
     rest, sweep = curves(grid, all_trained([grid])).panels
@@ -205,4 +215,4 @@ def test_what_has_no_recorded_epochs_is_said_to_be_left_out(profile: Profiles) -
     del records[lost.cell_id]
     found = costs([grid], records)
     assert (found.distinct, found.unknown) == (6, 1)
-    assert found.caption.endswith("1 trainings have no recorded epochs and are left out.")
+    assert found.caption.endswith("1 of 7 trainings have no recorded epochs and are left out.")

@@ -45,6 +45,17 @@ def test_what_is_written_is_read_back(tmp_path: Path):
     assert dump(found, origin).splitlines() == lines
 
 
+def test_a_number_changed_by_hand_is_not_what_would_be_written(tmp_path: Path):
+    lines = frozen(tmp_path, full_record(1), full_record(2))
+    seconds = repr(make_epochs(1)[0].metrics["seconds"])  # no table prints it
+    assert seconds in lines[2]
+    changed = [*lines[:2], lines[2].replace(seconds, "1.5", 1)]
+    (tmp_path / FILE).write_text("".join(f"{line}\n" for line in changed))
+    origin, found = load(tmp_path)
+    again = dump(found, origin).splitlines()
+    assert (again[0] != lines[0], again[1:]) == (True, changed[1:])
+
+
 def test_equal_records_give_equal_bytes(tmp_path: Path):
     one, two = full_record(1), full_record(2)
     turned = replace(one, metrics=dict(reversed(one.metrics.items())))

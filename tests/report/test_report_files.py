@@ -402,6 +402,7 @@ def test_terminal_shows_spread_interval_mark_and_captions(profile: Profiles) -> 
     assert f" {value.mean:.2f} ± {value.std:.2f} (2) " in text
     assert f"[{value.interval.low:.2f}, {value.interval.high:.2f}]" in text
     assert re.search(r"\d\.\d\d† ± ", text)
+    assert "ours: mean ± sample standard deviation (number of seeds); below: the paper's" in text
     for caption in captions(table).values():
         assert caption in text
 

@@ -1,13 +1,12 @@
 """What a few seeds say about one number of a claim."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pld_grid.report.claims.region import Region
-from pld_grid.report.statistics import CONFIDENCE
+from pld_grid.report.statistics import CONFIDENCE, t_interval
 
 Judgement = Literal["supported", "contradicted", "not enough evidence"]
 SAME = 1e-9  # Differences of equal accuracies differ by rounding.
@@ -47,7 +46,7 @@ def weigh(numbers: Sequence[float], region: Region, among: int = 1, some: bool =
     if max(numbers) - min(numbers) < SAME:
         same = f"all {n} seeds gave the same number, which says nothing about its spread"
         return Evidence("not enough evidence", n, mean, reason=missing or same)
-    plain, wide = (_t_interval(numbers, level) for level in (CONFIDENCE, 1 - (1 - CONFIDENCE) / among))
+    plain, wide = (t_interval(numbers, level) for level in (CONFIDENCE, 1 - (1 - CONFIDENCE) / among))
     judgement: Judgement = "not enough evidence"
     if not missing and region.holds(*(wide if some else plain)):
         judgement = "supported"
@@ -59,11 +58,3 @@ def weigh(numbers: Sequence[float], region: Region, among: int = 1, some: bool =
 def known(number: float, region: Region) -> Evidence:
     """Judges a number that has no spread, like a model's size."""
     return Evidence("supported" if region.accepts(number) else "contradicted", 1, number, reason="no spread")
-
-
-def _t_interval(numbers: Sequence[float], confidence: float) -> tuple[float, float]:
-    from scipy import stats
-
-    n, mean = len(numbers), statistics.fmean(numbers)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * statistics.stdev(numbers) / math.sqrt(n)
-    return mean - half, mean + half

@@ -152,7 +152,7 @@ def _some_of(texts: Sequence[str]) -> str:
 
 
 def evidence_text(evidence: Evidence) -> str:
-    """`0.310 [-0.200, 0.820], n = 3`, for one of several numbers with the corrected bounds; a reason if there is one."""
+    """`0.310 [-0.200, 0.820], n = 3`, for one of several numbers with the corrected bounds; a reason if it has one."""
     parts = [] if evidence.mean is None else [shown(evidence.mean)]
     if evidence.low is not None and evidence.high is not None:
         parts = [f"{parts[0]} [{shown(evidence.low)}, {shown(evidence.high)}], n = {evidence.n}"]

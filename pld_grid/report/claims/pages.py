@@ -44,6 +44,14 @@ def claims_markdown(verdicts: Sequence[Verdict], setting_warning: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def claims_section(verdicts: Sequence[Verdict]) -> str:
+    """The section on claims for the report's first page; empty if there are none."""
+    if not verdicts:
+        return ""
+    text = "Every sentence of the paper that its tables can decide, against those tables and against this run:"
+    return "\n\n".join(["## The paper's claims", f"{text} [claims.md](claims.md).", _summary(verdicts)])
+
+
 def _summary(verdicts: Sequence[Verdict]) -> str:
     rows = []
     for paper in ("consistent", "inconsistent"):

@@ -58,7 +58,9 @@ class Cost:
             " on it; passes for validation are not counted, nor what an interruption made train twice. An epoch takes"
             " longer for some models than for others, so these are no times."
         )
-        return text + (f" {self.unknown} trainings have no recorded epochs and are left out." if self.unknown else "")
+        wanted = self.distinct + self.unknown
+        lost = f" {self.unknown} of {wanted} trainings have no recorded epochs and are left out."
+        return text + (lost if self.unknown else "")
 
     @property
     def alt(self) -> str:

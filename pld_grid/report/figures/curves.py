@@ -189,7 +189,7 @@ def _names(keys: tuple[str, ...], texts: Sequence[tuple[str, ...]], titled: bool
     def apart(columns: Sequence[int]) -> int:
         return len({tuple(text[column] for column in columns) for text in texts})
 
-    chosen = [] if titled else [0]
+    chosen = [] if titled or not keys else [0]
     rest = list(range(1, len(keys)))
     while rest and apart(chosen) < len(texts):
         # The first of those that tell most apart.

@@ -10,7 +10,6 @@ from pld_grid.layout import FigureLayout
 from pld_grid.report.figures.canvas import LOOKS
 from pld_grid.report.figures.data import csv_text, full
 from pld_grid.report.figures.quantities import QUANTITIES
-from pld_grid.report.paper import PAPER_DATASET_TEXT
 from pld_grid.report.table import Row, Table
 from pld_grid.report.values import NOTHING, Value, fixed, states
 
@@ -97,7 +96,7 @@ class Plot:
             parts.append(f"Horizontal: the mean of {', '.join(lines)}, without {self.layout.x}.")
         if self.has_paper:
             other = "" if setting.as_in_paper else ", another data set with a scale of its own"
-            parts.append(f"Right: the paper's, on {PAPER_DATASET_TEXT}{other}.")
+            parts.append(f"Right: the paper's, on {setting.paper_dataset}{other}.")
         missing = sum(value.mean is None for value in self.values)
         if missing:
             parts.append(f"{missing} of {len(self.values)} numbers are missing (n/a).")

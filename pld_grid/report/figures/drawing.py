@@ -17,7 +17,6 @@ from pld_grid.report.figures.canvas import (
     style,
 )
 from pld_grid.report.figures.declared import Plot, Series
-from pld_grid.report.paper import PAPER_DATASET_TEXT
 from pld_grid.report.values import fixed
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def declared_figure(plot: Plot) -> Figure:
             1, 2 if plot.has_paper else 1, squeeze=False, sharex=bars and same, sharey=bars or same
         )[0]  # fmt: skip
         for panel, printed in zip(axes, (False, True), strict=False):
-            title = f"paper: {PAPER_DATASET_TEXT}" if printed else f"ours: {plot.table.setting.dataset}"
+            title = f"paper: {plot.table.setting.paper_dataset}" if printed else f"ours: {plot.table.setting.dataset}"
             panel.set_title(title, fontsize=9, color=GREY)
             (_bars if bars else _lines)(panel, plot, printed)
         legend(canvas, axes[0])
