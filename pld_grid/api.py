@@ -24,6 +24,7 @@ from pld_grid.profile import Profile, find_profile
 from pld_grid.profile import load_profile as _load_profile
 from pld_grid.progress import Progress, duration
 from pld_grid.records import Record
+from pld_grid.report.figures import declared_plots
 from pld_grid.signals import stoppable
 from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
@@ -71,9 +72,9 @@ def load_grids(
         grid = _load_grid(path, loaded, seeds=seeds, max_cells=max_cells)
         if any(grid.name == other.name for other in grids):
             raise InputError(f"{path}: two grids are called {grid.name}")
-        # A table that cannot be built should be known before its cells are trained.
-        report_module.build_table(grid, {}, paper_folder())
         grids.append(grid)
+    # A table or figure that cannot be built should be known before its cells are trained.
+    declared_plots(grids, [report_module.build_table(grid, {}, paper_folder()) for grid in grids])
     return grids
 
 

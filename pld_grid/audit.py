@@ -3,8 +3,6 @@
 An audit is a grid whose cells are the candidates: they run, resume, stay in the store and show in MLflow as any others.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,7 +12,9 @@ from typing import NamedTuple
 from rich.console import Console
 
 from pld_grid import api
+from pld_grid.csvtext import NOTHING, csv_text
 from pld_grid.errors import InputError
+from pld_grid.files import write_changed
 from pld_grid.grid import Entry, Grid
 from pld_grid.layout import default_layout
 from pld_grid.profile import Profile
@@ -218,39 +218,34 @@ def _marked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 def audit_csv(audit: Audit) -> str:
     """Every candidate, measured or not, a line each; "-" stands for what there is not."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_HEADERS)
-    for finding in audit.findings:
-        cell, record = finding.entry.cell, finding.record
-        own = cell.student.pretrained
-        assert own is not None
-        writer.writerow([
-            *finding.entry.labels.values(),
-            " ".join(f"{value:g}" for value in own.mean or cell.recipe.mean),
-            " ".join(f"{value:g}" for value in own.std or cell.recipe.std),
-            _text(finding.metric("top1"), ".3f"),
-            _text(finding.metric("top5"), ".3f"),
-            _text(finding.parameters, "d"),
-            finding.printed.top1 or "-",
-            _text(finding.difference, "+.2f"),
-            "yes" if finding.best else "no",
-            "yes" if finding.in_profile else "no",
-            finding.state,
-            cell.cell_id,
-            record.run_id if record is not None and record.run_id else "-",
-        ])  # fmt: skip
-    return buffer.getvalue()
+    return csv_text(_HEADERS, map(_fields, audit.findings))
+
+
+def _fields(finding: Finding) -> list[str]:
+    cell, record = finding.entry.cell, finding.record
+    own = cell.student.pretrained
+    assert own is not None
+    return [
+        *map(str, finding.entry.labels.values()),
+        " ".join(f"{value:g}" for value in own.mean or cell.recipe.mean),
+        " ".join(f"{value:g}" for value in own.std or cell.recipe.std),
+        _text(finding.metric("top1"), ".3f"),
+        _text(finding.metric("top5"), ".3f"),
+        _text(finding.parameters, "d"),
+        finding.printed.top1 or NOTHING,
+        _text(finding.difference, "+.2f"),
+        "yes" if finding.best else "no",
+        "yes" if finding.in_profile else "no",
+        finding.state,
+        cell.cell_id,
+        record.run_id if record is not None and record.run_id else NOTHING,
+    ]
 
 
 def write_audit(audit: Audit, path: str | Path) -> None:
     """Writes `audit_csv` into a file. Raises InputError if it cannot be written."""
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(audit_csv(audit))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_changed(Path(path), audit_csv(audit).encode())
 
 
 def _text(value: float | None, spec: str) -> str:
-    return "-" if value is None else format(value, spec)
+    return NOTHING if value is None else format(value, spec)

@@ -1,24 +1,20 @@
 """What a grid's YAML may say: blocks of axes, exclusions, and the table that they fill."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from pld_grid.layout import Layout
+from pld_grid.layout import Layout, many
 from pld_grid.spec import Frozen, Scalar, Seed
 
 AXES = ("teacher", "student", "epochs", "optimizer", "loss", "hyperparameters", "divergence", "standardization", "seed")
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
-def _many(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-Names = Annotated[list[StrictStr], BeforeValidator(_many), Field(min_length=1)]
-Values = Annotated[list[Value], BeforeValidator(_many), Field(min_length=1)]
+Names = Annotated[list[StrictStr], BeforeValidator(many), Field(min_length=1)]
+Values = Annotated[list[Value], BeforeValidator(many), Field(min_length=1)]
 Sweep = dict[str, Values]
-Sweeps = Annotated[list[Sweep], BeforeValidator(_many), Field(min_length=1)]
+Sweeps = Annotated[list[Sweep], BeforeValidator(many), Field(min_length=1)]
 
 
 class Axes(Frozen):
@@ -35,9 +31,9 @@ class Axes(Frozen):
     optimizer: Names | None = None
     standardization: Names | None = None
     divergence: Names | None = None
-    seed: Annotated[list[Seed], BeforeValidator(_many), Field(min_length=1)] | None = None
+    seed: Annotated[list[Seed], BeforeValidator(many), Field(min_length=1)] | None = None
     epochs: (
-        Annotated[list[Annotated[StrictInt, Field(ge=1, le=100_000)]], BeforeValidator(_many), Field(min_length=1)]
+        Annotated[list[Annotated[StrictInt, Field(ge=1, le=100_000)]], BeforeValidator(many), Field(min_length=1)]
         | None
     ) = None
 
@@ -55,6 +51,6 @@ class GridFile(Frozen):
 
     description: str = ""
     defaults: Axes = Axes()
-    cells: Annotated[list[Block], BeforeValidator(_many), Field(min_length=1)]
+    cells: Annotated[list[Block], BeforeValidator(many), Field(min_length=1)]
     exclude: list[Annotated[dict[str, Values], Field(min_length=1)]] = []
     table: Layout | None = None

@@ -104,7 +104,8 @@ def follow(
 class Refresher:
     """`follow` beside a run, in a thread of its own: it never holds up training, and never fails it.
 
-    Use as a context manager. At its end come a last refresh and `at_end`, for which there are `timeout` seconds.
+    Use as a context manager. `at_end` is called when it ends, for which there are `timeout` seconds. At least
+    `interval` seconds lie between two refreshes, and nine times as long as one takes: workers need the CPUs.
     """
 
     def __init__(
@@ -130,9 +131,11 @@ class Refresher:
         self._thread.join(self.timeout)
 
     def _loop(self) -> None:
-        while not self._over.wait(self.interval):
+        pause = self.interval
+        while not self._over.wait(pause):
+            started = time.monotonic()
             self._look()
-        self._look()
+            pause = max(self.interval, 9 * (time.monotonic() - started))
         self.at_end()
 
     def _look(self) -> None:

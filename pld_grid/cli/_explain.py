@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pld_grid.explain import Difference, Explanation
 
 What = Annotated[str, typer.Argument(metavar="GRID|CELL", help="A grid's file or name; or a cell's id.")]
-RowName = Annotated[str | None, typer.Argument(metavar="[ROW]", help="A row of its table: texts that only it has.")]
-ColumnName = Annotated[str | None, typer.Argument(metavar="[COLUMN]", help="A column's header.")]
+RowName = Annotated[str | None, typer.Argument(metavar="ROW", help="A row of its table: texts that only it has.")]
+ColumnName = Annotated[str | None, typer.Argument(metavar="COLUMN", help="A column's header.")]
 CellId = Annotated[str, typer.Argument(help="A cell's id, or its first six digits or more.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

@@ -8,6 +8,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from pld_grid.csvtext import NOTHING
 from pld_grid.explain.account import Account
 from pld_grid.explain.curve import curve
 from pld_grid.explain.difference import ABSENT, Difference, FieldDifference, differing
@@ -16,7 +17,7 @@ from pld_grid.explain.why import Explanation, Number
 from pld_grid.progress import duration
 from pld_grid.reading import show
 from pld_grid.report.statistics import CONFIDENCE
-from pld_grid.report.values import NOTHING, Term, fixed, printed, states, texts
+from pld_grid.report.values import Term, fixed, printed, states, texts
 from pld_grid.spec import Cell
 from pld_grid.store import Provenance
 

@@ -3,13 +3,12 @@
 The paper shows one slice and does not say of how many classes. Each number here is measured on a grid of one logit.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pld_grid.csvtext import csv_text
 from pld_grid.landscapes.slice import REACH, Array, Slice, coordinates
 from pld_grid.train.losses import Loss
 
@@ -102,14 +101,12 @@ def second_differences(values: Array, direction: tuple[int, int]) -> Array:
 
 def survey_csv(found: Sequence[Surveyed]) -> str:
     """A line per slice and loss, with 9 digits: the last ones differ between processors."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADERS)
+    rows = []
     for each in found:
         for name, seen in each.shapes.items():
             numbers = (seen.curvature_at_teacher, seen.mean_curvature, seen.least_curvature)
-            writer.writerow([
+            rows.append([
                 each.classes, each.seed, each.label_rank, name, *(f"{place:.4f}" for place in seen.minimum),
                 f"{seen.distance:.4f}", "yes" if seen.on_edge else "no", *(f"{number:.9g}" for number in numbers),
             ])  # fmt: skip
-    return buffer.getvalue()
+    return csv_text(HEADERS, rows)

@@ -1,9 +1,8 @@
 """Whether a folder holds just the report that follows from its records."""
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -24,11 +23,11 @@ class Difference:
         return f"{self.name}: {self.kind}" + (f": {self.detail}" if self.detail else "")
 
 
-def check(folder: str | Path, files: Mapping[str, bytes], beside: Collection[str] = ()) -> list[Difference]:
+def check(folder: str | Path, files: Mapping[str, bytes]) -> list[Difference]:
     """What distinguishes a folder from the files that it should hold, by name; names are relative, with slashes.
 
-    Text, SVG included, must be equal byte for byte; of PNGs the pixels, as compressors differ. Hidden files and those
-    that match one of the patterns `beside` may be there or not. Raises InputError if the folder cannot be read.
+    Text, SVG included, must be equal byte for byte; of PNGs the pixels, as compressors differ. Hidden files may be
+    there or not. Raises InputError if the folder cannot be read.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -41,7 +40,7 @@ def check(folder: str | Path, files: Mapping[str, bytes], beside: Collection[str
         elif name in files:
             detail = _difference(name, _read(there[name]), files[name])
             found += [Difference(name, "differs", detail)] if detail else []
-        elif not any(fnmatchcase(name, pattern) for pattern in beside) and not _hidden(name):
+        elif not _hidden(name):
             found.append(Difference(name, "extra"))
     return found
 

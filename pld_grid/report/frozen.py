@@ -57,7 +57,8 @@ def dump(records: Records, origin: Origin) -> str:
 def load(folder: str | Path) -> tuple[Origin, dict[str, Record]]:
     """What a report folder was made of.
 
-    A wrong checksum is left to `check`, which finds that the file is not what `dump` makes of its records. Raises InputError, with file and line, if there is no `records.jsonl` or it is not as `dump` writes it.
+    A wrong checksum is left to `check`, which finds that the file is not what `dump` makes of its records. Raises
+    InputError, with file and line, if there is no `records.jsonl` or a line is not as `dump` writes it.
     """
     path = Path(folder) / FILE
     try:

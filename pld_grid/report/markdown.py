@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pld_grid.csvtext import NOTHING
 from pld_grid.report.caption import MARK, captions, numbers_caption
 from pld_grid.report.setting import Setting
 from pld_grid.report.table import Table
-from pld_grid.report.values import NOTHING, Value, interval_text, printed, spread_text, states, texts
+from pld_grid.report.values import Value, interval_text, printed, spread_text, states, texts
 
 _SPECIAL = str.maketrans(
     {c: f"\\{c}" for c in "\\`*_[]|~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "}

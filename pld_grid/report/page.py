@@ -112,20 +112,39 @@ def _data_address(csv: str) -> str:
     return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(csv.encode()).decode()}"
 
 
-def _settings(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """Of each profile: its name, text, data set, and what to say where its numbers are not the paper's experiments."""
-    found = {}
+@dataclass(frozen=True)
+class _Setting:
+    """A profile on top of the page, its models, and warnings, each with the tables that it is about (empty: all)."""
+
+    name: str
+    description: str
+    dataset: str
+    models: dict[str, str]
+    warnings: list[tuple[str, str]]
+
+
+def _settings(tables: Sequence[Table]) -> list[_Setting]:
+    """Of each profile what its numbers were made with."""
+    profiles: dict[str, list[Table]] = {}
     for table in tables:
-        name = table.setting.profile
-        mine = [other for other in tables if other.setting.profile == name]
-        found[name] = {
-            "name": name,
-            "description": table.setting.description,
-            "dataset": table.setting.dataset,
-            "models": {known: text for other in mine for known, text in other.setting.models.items()},
-            "other_experiments": other_experiments(table.setting, any(other.paper for other in mine)),
-        }
-    return list(found.values())
+        profiles.setdefault(table.setting.profile, []).append(table)
+    found = []
+    for name, mine in profiles.items():
+        warned: dict[str, list[str]] = {}
+        for table in mine:
+            text = other_experiments(table.setting, bool(table.paper))
+            if text:
+                warned.setdefault(text, []).append(table.title.partition(": ")[0])
+        found.append(
+            _Setting(
+                name=name,
+                description=mine[0].setting.description,
+                dataset=mine[0].setting.dataset,
+                models={known: text for table in mine for known, text in table.setting.models.items()},
+                warnings=[("" if len(t) == len(mine) else ", ".join(t), text) for text, t in warned.items()],
+            )
+        )
+    return found
 
 
 def _surroundings(records: Iterable[Record]) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from pld_grid.csvtext import NOTHING
 from pld_grid.records import Records
 from pld_grid.report.caption import MARK, captions, numbers_caption
 from pld_grid.report.setting import Setting
 from pld_grid.report.table import Row, Table
-from pld_grid.report.values import NOTHING, Sample, Term, Value, interval_text, printed, spread_text, texts
+from pld_grid.report.values import Sample, Term, Value, interval_text, printed, spread_text, texts
 from pld_grid.spec import Cell
 
 

@@ -3,14 +3,13 @@
 A table's first four columns say with what a row was made, so that no number leaves the file without its scale.
 """
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from pld_grid.csvtext import NOTHING, csv_text, full
 from pld_grid.errors import InputError
 from pld_grid.report.setting import epochs_of, epochs_text, models_of
 from pld_grid.report.table import Row, Table
-from pld_grid.report.values import BOUNDS, NOTHING, Sample, Term, Value, states, texts
+from pld_grid.report.values import BOUNDS, Sample, Term, Value, states, texts
 
 SETTING_HEADERS = ("run profile", "run dataset", "run models", "run epochs")
 VERSIONS_HEADER = "code versions"
@@ -45,7 +44,7 @@ def table_csv(table: Table) -> str:
                 fields += [cell, *("" for _ in parts.get(index, ("ours",))[1:])]
         versions = {version for cell in row.cells if isinstance(cell, Value) for version in cell.versions}
         rows.append([*fields, "; ".join(sorted(versions)) or NOTHING])
-    return _csv(headers, rows)
+    return csv_text(headers, rows)
 
 
 def provenance_csv(tables: Iterable[Table]) -> str:
@@ -57,7 +56,7 @@ def provenance_csv(tables: Iterable[Table]) -> str:
                 if isinstance(cell, Value):
                     for sample in cell.samples:
                         rows += [_provenance(table, row, header, sample, term) for term in sample.terms]
-    return _csv(PROVENANCE_HEADERS, rows)
+    return csv_text(PROVENANCE_HEADERS, rows)
 
 
 def _parts(table: Table, index: int) -> tuple[str, ...]:
@@ -79,20 +78,7 @@ def _setting(table: Table, row: Row) -> list[str]:
 def _provenance(table: Table, row: Row, header: str, sample: Sample, term: Term) -> list[str]:
     seed = sample.seed if sample.seed is not None else term.cell_seed
     return [
-        table.name, row.name, header, _text(seed), _text(sample.number), "+" if term.sign > 0 else "-",
-        term.cell_id, _text(term.cell_seed), term.metric, _text(term.value), term.why, term.run_id or NOTHING,
+        table.name, row.name, header, full(seed), full(sample.number), "+" if term.sign > 0 else "-",
+        term.cell_id, full(term.cell_seed), term.metric, full(term.value), term.why, term.run_id or NOTHING,
         term.commit or NOTHING,
     ]  # fmt: skip
-
-
-def _text(value: float | None) -> str:
-    """In full: the shortest text that reads back as the same number."""
-    return NOTHING if value is None else repr(value)
-
-
-def _csv(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(headers)
-    writer.writerows(rows)
-    return buffer.getvalue()

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from pld_grid.csvtext import NOTHING
 from pld_grid.records import Record
 from pld_grid.report.statistics import Interval, interval
 from pld_grid.report.versions import version_of
 from pld_grid.spec import Cell
 
-NOTHING = "-"
 ABSENT = "not in the grid"
 BOUNDS = ("low", "high", "bootstrap low", "bootstrap high")
 

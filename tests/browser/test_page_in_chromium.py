@@ -240,6 +240,13 @@ def test_on_paper_all_three_numbers_are_there_and_no_controls(browser: Browser, 
         assert browser.shown("nav, .controls, .skip") == []
 
 
+def test_on_paper_no_table_is_cut(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    # 186 mm: an A4 page without its margins.
+    with browser.as_wide_as(703), browser.emulating(media="print"):
+        assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 703
+
+
 def test_without_scripts_it_is_read_toggled_and_opened(browser: Browser, file: Path, page: Page) -> None:
     with browser.without_scripts():
         browser.driver.get(file.as_uri())

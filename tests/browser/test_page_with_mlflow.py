@@ -13,6 +13,7 @@ from service import Service
 from pld_grid import api, records
 from pld_grid.report import Table, Value, build_table
 from pld_grid.report.page import Page, page_html
+from pld_grid.report.page_table import run_address
 from pld_grid.track.content import title
 
 PRINTED = """\
@@ -99,6 +100,10 @@ def test_a_number_leads_to_its_run_in_mlflow(browser: Browser, site: Site) -> No
     link.click()
     _wait_for(browser, title(site.table.cells[term.cell_id]))
     assert term.run_id in browser.driver.current_url
+    # Where a record does not know its experiment, the link says 0: MLflow goes by the run alone.
+    browser.driver.get("about:blank")
+    browser.driver.get(run_address(site.mlflow, "", term.run_id))
+    _wait_for(browser, title(site.table.cells[term.cell_id]))
 
 
 def test_a_differences_cells_and_their_runs_are_reached_with_the_keyboard(browser: Browser, site: Site) -> None:

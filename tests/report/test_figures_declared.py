@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from synthetic import PAPER, make_record, own_grid, records_of, table_grid
@@ -33,6 +34,19 @@ table:
     - {header: Gap, minus: [Top-1, Top-1]}
   figures:
     - {name: sweep, title: KD's alpha, kind: lines, x: alpha, y: Top-1, series: Method, exclude: [{loss: ls}]}
+"""
+
+PAIRS = """
+cells: {teacher: ResNet-152, student: ResNet-50, loss: [kd, pld]}
+table:
+  rows: [student]
+  columns:
+    - {header: Student, axis: student}
+    - {header: KD, metric: top1, where: {loss: kd}}
+    - {header: PLD, metric: top1, where: {loss: pld}}
+    - {header: Gain, minus: [PLD, KD]}
+  figures:
+    - {name: pairs, title: KD and PLD, kind: bars, x: Student, y: [KD, PLD]}
 """
 
 
@@ -71,7 +85,7 @@ def test_the_data_are_in_full_beside_the_papers_as_printed(profile: Profiles) ->
     assert [float(row[label]) for row in rows] == [value.mean for value in plot.values]
     assert rows[0] | {label: ""} == {
         "run dataset": "digits at 16x16, 10 classes", "Student": "ViT-Small", "series": "PLD − DIST", label: "",
-        "std": "-", "n": "1", "state": "finished", "paper": "0.72",
+        "std": "-", "n": "1", "state": "finished", "paper": "0.72", "paper std": "-",
     }  # fmt: skip
 
 
@@ -95,6 +109,29 @@ def test_the_papers_numbers_stand_apart_and_are_named_another_data_set(profile: 
     assert "Right: the paper's, on ImageNet-1K at 224x224, another data set with a scale of its own." in caption
     for panel in ("ours: digits at 16x16, 10 classes", "paper: ImageNet-1K at 224x224"):
         assert f"<!-- {panel} -->" in svg
+
+
+def test_the_papers_own_deviations_are_drawn_and_named(profile: Profiles, tmp_path: Path) -> None:
+    text = PAIRS.replace("table:", "table:\n  paper: own")
+    grid = own_grid(text, profile("digits"))
+    (tmp_path / "own.csv").write_text("Student,KD,KD std,PLD,Gain\nResNet-50,71.30,0.25,72.00,0.70\n")
+    records = records_of([grid])
+    table = build_table(grid, records, tmp_path)
+    (plot,) = plots(grid, table)
+    assert "Right: the paper's with the standard deviations that it prints, on ImageNet-1K" in plot.caption
+    assert [row["paper std"] for row in csv.DictReader(io.StringIO(plot.csv))] == ["0.25", "-"]
+    (figure,) = draw([grid], [table], records)
+    assert figure.svg.decode().count('<g id="LineCollection') == 1
+
+
+def test_numbers_of_other_code_are_marked_and_counted(profile: Profiles) -> None:
+    grid = own_grid(PAIRS, profile("digits"))
+    records = records_of([grid])
+    kd = next(entry.cell for entry in grid.entries if entry.labels["loss"] == "kd")
+    records[kd.cell_id] = make_record(kd, commit="fedcba9")
+    plot = one_plot(grid, records)
+    assert "1 of 2 numbers come from other code than most of the table (†)." in plot.caption
+    assert svg_of(grid, records, "pairs").count("†") == 1
 
 
 def test_the_papers_own_experiment_shares_its_scale(profile: Profiles) -> None:
@@ -176,7 +213,7 @@ def test_mistakes_are_found_where_they_stand(profile: Profiles, old: str, new: s
     [
         (", series: Method, exclude: [{loss: ls}]", "", '.x: figure sweep: two rows read alpha=- in series "Top-1"'),
         ("x: alpha", "x: Method", '.x: figure sweep: lines need numbers, and Method is "KD"; use `kind: bars`'),
-        ("y: Top-1, series: Method", "y: [Top-1, KL]", ".y: figure sweep: columns of different units cannot share"),
+        ("y: Top-1, series: Method", "y: [Top-1, KL]", ".y: figure sweep: columns of different metrics cannot share"),
         ("{loss: ls}]", "{loss: ls}, {loss: ls}]", ".exclude[1]: excludes nothing: no row is all of this"),
         ("{loss: ls}]", "{student: ResNet-50}]", ".exclude[0]: excludes everything"),
     ],

@@ -1,14 +1,12 @@
 """The judged claims as a page in Markdown, and as CSV in full precision."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
+from pld_grid.csvtext import NOTHING, csv_text, full
 from pld_grid.report.claims.evidence import Judgement
 from pld_grid.report.claims.judge import ItemVerdict, Verdict, evidence_text, shown
 from pld_grid.report.markdown import escape, grid_lines
-from pld_grid.report.values import NOTHING
 
 CSV_HEADERS = (
     "id", "place", "text", "reading", "low", "high", "paper", "run", "item", "item paper", "item paper number",
@@ -102,22 +100,21 @@ def _reading(verdict: Verdict) -> str:
 
 def claims_csv(verdicts: Iterable[Verdict]) -> str:
     """One line per number of a claim; `low` and `high` bound what the claim accepts. "-" is what there is not."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_HEADERS)
-    for verdict in verdicts:
-        claim = verdict.claim
-        shared = [claim.id, claim.place, claim.text, claim.reading]
-        shared += [_text(claim.region.low), _text(claim.region.high), verdict.paper, verdict.run]
-        for item in verdict.items:
-            run = item.run
-            numbers = (run.mean, run.low, run.high, run.wide_low, run.wide_high)
-            paper = "consistent" if item.consistent else "inconsistent"
-            row = [*shared, item.name, paper, _text(item.paper), run.judgement, str(run.n), *map(_text, numbers)]
-            writer.writerow([*row, run.reason or NOTHING])
-    return buffer.getvalue()
+    return csv_text(CSV_HEADERS, (row for verdict in verdicts for row in _csv_rows(verdict)))
 
 
-def _text(number: Fraction | float | None) -> str:
-    """In full: the shortest text that reads back as the same number."""
-    return NOTHING if number is None else repr(float(number))
+def _csv_rows(verdict: Verdict) -> Iterator[list[str]]:
+    claim = verdict.claim
+    bounds = [_full(claim.region.low), _full(claim.region.high)]
+    for item in verdict.items:
+        run = item.run
+        paper = "consistent" if item.consistent else "inconsistent"
+        numbers = (run.mean, run.low, run.high, run.wide_low, run.wide_high)
+        yield [
+            claim.id, claim.place, claim.text, claim.reading, *bounds, verdict.paper, verdict.run, item.name, paper,
+            _full(item.paper), run.judgement, str(run.n), *map(_full, numbers), run.reason or NOTHING,
+        ]  # fmt: skip
+
+
+def _full(number: Fraction | float | None) -> str:
+    return full(None if number is None else float(number))

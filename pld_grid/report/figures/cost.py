@@ -4,9 +4,9 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pld_grid.csvtext import csv_text
 from pld_grid.records import Record, Records
 from pld_grid.report.figures.canvas import LOOKS, Figure, bar_axes, images, number_at, style
-from pld_grid.report.figures.data import csv_text
 from pld_grid.report.table import Table
 from pld_grid.spec import Cell
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from pld_grid.csvtext import csv_text, full
 from pld_grid.grid import Grid
 from pld_grid.layout import Metric
 from pld_grid.records import Records
 from pld_grid.report.figures.canvas import LOOKS
-from pld_grid.report.figures.data import csv_text, full
 from pld_grid.report.figures.quantities import QUANTITIES, Quantity
 from pld_grid.report.paper import describe
 from pld_grid.report.table import Row, Table

@@ -4,14 +4,15 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pld_grid.csvtext import NOTHING, csv_text, full
 from pld_grid.errors import InputError
 from pld_grid.grid import Grid, matches
 from pld_grid.layout import FigureLayout
+from pld_grid.report.caption import MARK
 from pld_grid.report.figures.canvas import LOOKS
-from pld_grid.report.figures.data import csv_text, full
 from pld_grid.report.figures.quantities import QUANTITIES
 from pld_grid.report.table import Row, Table
-from pld_grid.report.values import NOTHING, Value, fixed, states
+from pld_grid.report.values import Value, fixed, states
 
 MAX_PLACES = 60
 
@@ -69,22 +70,14 @@ class Plot:
     @property
     def csv(self) -> str:
         """The data drawn: one line per number, ours and the paper's, in full."""
-        headers = (
-            "run dataset",
-            self.layout.x,
-            self.layout.series or "series",
-            self.label,
-            "std",
-            "n",
-            "state",
-            "paper",
-        )
+        of = ("run dataset", self.layout.x, self.layout.series or "series")
+        headers = (*of, self.label, "std", "n", "state", "paper", "paper std")
         return csv_text(headers, [self._line(series.name, mark) for series in self.series for mark in series.marks])
 
     def _line(self, series: str, mark: Mark) -> list[str]:
         value, dataset = mark.value, self.table.setting.dataset
         ours = [full(value.mean), full(value.std), str(value.n), states(value)]
-        return [dataset, mark.x or NOTHING, series, *ours, value.paper or NOTHING]
+        return [dataset, mark.x or NOTHING, series, *ours, value.paper or NOTHING, value.paper_std or NOTHING]
 
     @property
     def caption(self) -> str:
@@ -96,10 +89,15 @@ class Plot:
             parts.append(f"Horizontal: the mean of {', '.join(lines)}, without {self.layout.x}.")
         if self.has_paper:
             other = "" if setting.as_in_paper else ", another data set with a scale of its own"
-            parts.append(f"Right: the paper's, on {setting.paper_dataset}{other}.")
+            spread = " with the standard deviations that it prints" if any(v.paper_std for v in self.values) else ""
+            parts.append(f"Right: the paper's{spread}, on {setting.paper_dataset}{other}.")
         missing = sum(value.mean is None for value in self.values)
         if missing:
             parts.append(f"{missing} of {len(self.values)} numbers are missing (n/a).")
+        stale = sum(value.other_version for value in self.values)
+        if stale:
+            sign = f" ({MARK})" if self.layout.kind == "bars" else ""
+            parts.append(f"{stale} of {len(self.values)} numbers come from other code than most of the table{sign}.")
         if self.left_out:
             parts.append(f"Left out: {'; '.join(self.left_out)}.")
         return " ".join(parts)
@@ -131,7 +129,7 @@ def plots(grid: Grid, table: Table) -> list[Plot]:
     """The data of all figures that a grid declares.
 
     Raises InputError if a figure excludes rows that do not exist or all there are, has two numbers for one place,
-    numbers of different units, lines over something that is no number, or more than can be told apart.
+    numbers of different metrics, lines over something that is no number, or more than can be told apart.
     """
     return [_Builder(grid, table, number).plot() for number in range(len(grid.layout.figures))]
 
@@ -224,5 +222,5 @@ class _Builder:
                 raise self.error("y", f'"{header}" has no unit that a figure knows')
             labels[QUANTITIES[column.metric].label(difference)] = difference
         if len(labels) > 1:
-            raise self.error("y", f"columns of different units cannot share an axis: {', '.join(labels)}")
+            raise self.error("y", f"columns of different metrics cannot share an axis: {', '.join(labels)}")
         return next(iter(labels.items()))

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pld_grid.report.caption import MARK
 from pld_grid.report.figures.canvas import (
     BLACK,
     GREY,
@@ -28,12 +29,16 @@ MAX_TICKS = 12
 
 @dataclass(frozen=True)
 class Point:
-    """A number as drawn: `std` is 0 where there is none, `mean` None where the number is missing."""
+    """A number as drawn: `std` is 0 where there is none, `mean` None where the number is missing.
+
+    `mark` follows the number where other code made it than most of the table.
+    """
 
     x: str
     mean: float | None
     std: float
     format: str
+    mark: str = ""
 
 
 def declared_figure(plot: Plot) -> Figure:
@@ -62,7 +67,10 @@ def declared_figure(plot: Plot) -> Figure:
 def _points(series: Series, printed: bool) -> list[Point]:
     """What a panel shows of a series. What the paper does not print is not missing, and has no point."""
     if not printed:
-        return [Point(m.x, m.value.mean, m.value.std or 0.0, m.value.format) for m in series.marks]
+        return [
+            Point(m.x, m.value.mean, m.value.std or 0.0, m.value.format, MARK if m.value.other_version else "")
+            for m in series.marks
+        ]
     return [
         Point(m.x, float(m.value.paper), float(m.value.paper_std or 0), m.value.format)
         for m in series.marks
@@ -73,14 +81,15 @@ def _points(series: Series, printed: bool) -> list[Point]:
 def _lines(axes: "Axes", plot: Plot, printed: bool) -> None:
     shown = [_points(series, printed) for series in plot.series]
     places = sorted({float(point.x) for points in shown for point in points if point.x})
-    step = _step(places, len(shown)) if any(point.std for points in shown for point in points) else 0.0
+    beside = [number for number, points in enumerate(shown) if any(point.x for point in points)]
+    step = _step(places, len(beside)) if any(point.std for points in shown for point in points) else 0.0
     missing: dict[float, list[str]] = {}
     for number, (series, points, look) in enumerate(zip(plot.series, shown, looks(plot.names), strict=True)):
         known = any(point.mean is not None for point in points)
         drawn: dict[str, Any] = {"color": look.colour, "label": series.name if known else f"{series.name} (n/a)"}
-        aside = step * (number - (len(shown) - 1) / 2)
         on_axis = [point for point in points if point.x]
         if on_axis:
+            aside = step * (beside.index(number) - (len(beside) - 1) / 2)
             xs = [float(point.x) + aside for point in on_axis]
             ys = [float("nan") if point.mean is None else point.mean for point in on_axis]
             axes.plot(xs, ys, marker=look.marker, linestyle=look.dash, markeredgecolor="white", **drawn)
@@ -128,7 +137,7 @@ def _bars(axes: "Axes", plot: Plot, printed: bool) -> None:
             if point.std:
                 axes.errorbar(point.mean, y, xerr=point.std, fmt="none", capsize=2, elinewidth=1, ecolor=BLACK)
             end = point.mean - point.std if point.mean < 0 else point.mean + point.std
-            number_at(axes, fixed(point.mean, point.format, sign=plot.difference), end, y)
+            number_at(axes, fixed(point.mean, point.format, sign=plot.difference) + point.mark, end, y)
     axes.set_yticks(range(len(plot.places)), [place or "-" for place in plot.places])
     axes.set_ylim(len(plot.places) - 0.5, -0.5)
     bar_axes(axes)

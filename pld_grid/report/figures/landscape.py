@@ -4,12 +4,11 @@ Colours are cividis', which darken evenly for every eye and in grey. Heights and
 so that what is compared is the shape.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pld_grid.csvtext import csv_text
 from pld_grid.report.figures.canvas import BLACK, GREY, SMALL, Figure, images, style
 
 if TYPE_CHECKING:
@@ -86,15 +85,13 @@ def landscape_figure(
 
 def landscapes_csv(landscapes: Sequence[Landscape]) -> str:
     """The losses themselves, a line per point, with 12 digits: the last ones differ between processors."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["alpha", "beta", *(landscape.name for landscape in landscapes)])
+    rows = []
     steps = landscapes[0].steps
     for j, beta in enumerate(steps):
         for i, alpha in enumerate(steps):
             losses = (landscape.values[j, i] for landscape in landscapes)
-            writer.writerow([f"{number:.12g}" for number in (alpha, beta, *losses)])
-    return buffer.getvalue()
+            rows.append([f"{number:.12g}" for number in (alpha, beta, *losses)])
+    return csv_text(["alpha", "beta", *(landscape.name for landscape in landscapes)], rows)
 
 
 def _surface(axes: Any, landscape: Landscape, norm: Any) -> None:

@@ -1,14 +1,14 @@
-"""The data behind a figure as CSV."""
+"""Data as CSV text: a header line, then a line per row; numbers in full."""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from pld_grid.report.values import NOTHING
+NOTHING = "-"
 
 
-def csv_text(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A header line, then data."""
+def csv_text(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The whole file."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(headers)
@@ -17,5 +17,5 @@ def csv_text(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def full(number: float | None) -> str:
-    """In full: the shortest text that reads back as the same number."""
+    """The shortest text that reads back as the same number; "-" for none."""
     return NOTHING if number is None else repr(number)
