@@ -110,7 +110,7 @@ class Service:
         grid = api.load_grid(self.folder / "losses.yaml", str(self.folder / "tiny.yaml"))
         database = f"sqlite:///{self.folder / '.pld_grid' / 'mlflow.db'}"
         api.report([grid], out, api.Workspace(str(self.store), database), source=source)
-        return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+        return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
 def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:

@@ -407,6 +407,14 @@ def test_the_warning_is_there_only_where_it_applies(profile: Profiles) -> None:
     assert not trees["imagenet"].all(class_="warning")
 
 
+def test_a_warning_that_is_not_about_all_tables_names_those_that_it_is_about(profile: Profiles) -> None:
+    page = page_of([table_grid(name, profile("digits")) for name in ("table07", "table08")], {})
+    same, other = page.tables
+    same = replace(same, setting=replace(same.setting, as_in_paper=True))
+    (warning,) = read(page_html(replace(page, tables=[same, other]))).all(class_="warning")
+    assert warning.text.startswith("Table 8: These are not the paper's experiments.")
+
+
 def test_claims_figures_ledger_and_environment_are_there(full: Page, tree: Element) -> None:
     rows = tree.all("table", id="claims-table")[0].all("tbody")[0].all("tr")
     assert [row.attributes["id"] for row in rows] == [f"claim-{verdict.claim.id}" for verdict in full.verdicts]
