@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from pld_grid import report as report_module
 from pld_grid import track
 from pld_grid.calibration import calibrate, costs_of, local_device
 from pld_grid.cost import Costs, find
-from pld_grid.errors import InputError, listing
+from pld_grid.errors import InputError, listing, nearest
 from pld_grid.events import Event
 from pld_grid.grid import MAX_CELLS, Grid
 from pld_grid.grid import load_grid as _load_grid
@@ -31,7 +31,7 @@ from pld_grid.workspace import Workspace, local_resources, surroundings
 
 __all__ = [
     "RunSummary", "Workspace", "calibrate", "fetch_records", "load_grid", "load_grids", "load_profile", "machines_of",
-    "missing_weights", "paper_folder", "plan", "price", "print_tables", "report", "run", "sync",
+    "missing_weights", "only", "paper_folder", "plan", "price", "print_tables", "report", "run", "sync",
 ]  # fmt: skip
 
 MIRROR_TIMEOUT = 30.0
@@ -81,6 +81,18 @@ def load_grids(
 def load_grid(path: str | Path, profile: str = "digits", *, seeds: int | None = None) -> Grid:
     """One grid; see `load_grids`."""
     return load_grids([path], profile, seeds=seeds)[0]
+
+
+def only(grids: Sequence[Grid], cell_ids: Collection[str]) -> list[Grid]:
+    """The grids narrowed to some cells and their teachers, without those grids that need none of them.
+
+    Raises InputError for an id that is no cell of any.
+    """
+    known = {cell.cell_id for grid in grids for cell in grid.cells()}
+    for cell_id in cell_ids:
+        if cell_id not in known:
+            raise InputError(f'--only: no cell of these grids is "{cell_id}"{nearest(cell_id, known)}')
+    return [narrowed for grid in grids if (narrowed := grid.only(cell_ids)).entries]
 
 
 def machines_of(grids: Sequence[Grid], **changes: Any) -> Machines:
@@ -158,12 +170,16 @@ def run(
     weights_folder: str | None = None,
     grace: float = GRACE,
     console: Console | None = None,
+    again: Collection[str] = (),
 ) -> RunSummary:
     """Trains what the grids need and the store lacks, on a local Ray or the one at `address`.
 
     Results are in the store, with or without MLflow. In the main thread, Ctrl-C and SIGTERM ask running cohorts to end
     their epoch and keep a checkpoint, for which they have `grace` seconds; a second Ctrl-C does not wait. The running
     cells become `cancelled`.
+
+    Of the finished cells, those named in `again` are trained anew. Their results are set aside, not deleted, and not
+    before the cluster is there to make others.
 
     Raises:
         KeyboardInterrupt: it was stopped.
@@ -182,6 +198,8 @@ def run(
     store = Store(workspace.store)
     cells = {cell.cell_id: cell for grid in grids for cell in grid.cells()}
     finished = store.finished(cells.values())
+    replaced = sorted(finished.intersection(again))
+    finished = finished.difference(replaced)
     teachers = {c.teacher.cell_id for i, c in cells.items() if i not in finished and c.teacher is not None}
     for teacher_id in teachers:
         store.check_weights(cells[teacher_id])
@@ -216,6 +234,8 @@ def run(
                 expected, slots = duration(current.forecast.seconds), current.forecast.slots
                 console.print(f"{len(current.pending)} cells to train, about {expected} with {slots} slots")
                 progress.weigh({c.cell_id: rooms.of(c).costs.student(c).seconds for c in current.pending})
+            for cell_id in replaced:
+                console.print(f"earlier results kept in {store.set_cell_aside(cell_id)}", soft_wrap=True)
         mirror = stack.enter_context(_mirrored(grids, current, store, workspace, console))
 
         def listener(event: Event) -> None:

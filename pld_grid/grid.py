@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,16 @@ class Grid:
             yield entry.cell
             if entry.cell.teacher is not None:
                 yield entry.cell.teacher
+
+    def only(self, cell_ids: Collection[str]) -> "Grid":
+        """The grid narrowed to some of its cells and their teachers: for running, as its table has holes."""
+        kept = [entry for entry in self.entries if entry.cell.cell_id in cell_ids]
+        for entry in self.entries:
+            teacher = entry.cell.teacher
+            if teacher is not None and teacher.cell_id in cell_ids and all(e.cell != teacher for e in kept):
+                labels = {"teacher": entry.labels["teacher"], "loss": "teacher"}
+                kept.append(Entry(labels, teacher, "teacher", entry.block))
+        return replace(self, entries=tuple(kept))
 
 
 def load_grid(path: str | Path, profile: Profile, *, seeds: int | None = None, max_cells: int = MAX_CELLS) -> Grid:

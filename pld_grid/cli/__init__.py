@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from pld_grid.cli import _data, _database, _jobs, _plan, _run, _teachers, _tracking, console
+from pld_grid.cli import _data, _database, _explain, _jobs, _landscapes, _plan, _run, _teachers, _tracking, console
 from pld_grid.errors import PldGridError
 
 app = typer.Typer(
@@ -17,7 +17,9 @@ app = typer.Typer(
     add_completion=False,
 )
 # In the order of the help page.
-for _command in (_plan.plan, _plan.calibrate, _run.run, _run.report, _tracking.sync, _tracking.ui):
+for _command in (
+    _plan.plan, _plan.calibrate, _run.run, _run.report, _explain.why, _explain.diff, _tracking.sync, _tracking.ui,
+):  # fmt: skip
     app.command()(_command)
 # What it does not know itself it hands on to `run`.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_jobs.submit)
@@ -27,6 +29,7 @@ app.command("list")(_jobs.list_jobs)
 app.add_typer(_database.app, name="db")
 app.command()(_data.check_data)
 app.command()(_teachers.audit_teachers)
+app.command()(_landscapes.landscapes)
 
 
 def main() -> None:

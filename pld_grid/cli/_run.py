@@ -25,7 +25,7 @@ from pld_grid.cli._options import (
     load,
     workspace_of,
 )  # fmt: skip
-from pld_grid.errors import CellsFailed
+from pld_grid.errors import CellsFailed, InputError
 
 if TYPE_CHECKING:
     from pld_grid.grid import Grid
@@ -55,6 +55,13 @@ def run(
     gpus_per_cohort: Gpus = None,
     devices_per_cohort: Devices = None,
     cohort_size: CohortSize = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="CELL[,CELL...]", help="Train just these cells, by id, and the teachers that they need."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="With --only: even if they are finished; earlier results are set aside.")
+    ] = False,
     checkpoint_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints.")] = None,
     grace: Grace = None,
     report_to: Annotated[str | None, typer.Option("--report", help="Also write the report into this folder.")] = None,
@@ -64,7 +71,10 @@ def run(
     from pld_grid import api
     from pld_grid.progress import duration
 
+    if again and only is None:
+        raise InputError("--again: name the cells with --only")
     loaded = load(grids, profile, seeds, max_cells)
+    chosen = [cell_id.strip().lower() for cell_id in only.split(",")] if only is not None else []
     machines = api.machines_of(
         loaded,
         cpus_per_cohort=cpus_per_cohort,
@@ -74,10 +84,12 @@ def run(
         checkpoint_every=checkpoint_every,
     )
     workspace = workspace_of(store, tracking_uri, experiment)
+    wanted = api.only(loaded, chosen) if chosen else loaded
     try:
         done = api.run(
-            loaded, workspace, machines=machines, address=address, data_folder=data_dir,
+            wanted, workspace, machines=machines, address=address, data_folder=data_dir,
             weights_folder=weights_dir, grace=api.GRACE if grace is None else grace, console=console.errors,
+            again=chosen if again else (),
         )  # fmt: skip
     except KeyboardInterrupt:
         console.errors.print("interrupted: checkpoints are kept; the same command goes on from there")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from pld_grid.csvtext import NOTHING
+from pld_grid.csvtext import NOTHING, full
 from pld_grid.records import Records
 from pld_grid.report.caption import MARK, captions, numbers_caption
 from pld_grid.report.setting import Setting
@@ -82,7 +82,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Number:
-    """A number's place in the table. `keys` are what sorting goes by, unrounded, empty where there is none; `spread` is
+    """A number's place in the table. `keys` are what sorting goes by, unrounded, "-" where there is none; `spread` is
     None where its column has none.
 
     `run` is the address of its run where one cell makes it; all others have their cells listed in `lines`.
@@ -223,7 +223,7 @@ class _Maker:
         said = texts(value)
         terms = [term for sample in value.samples for term in sample.terms]
         run = self.run(terms[0]) if len(terms) == 1 else ""
-        keys = {"ours": _exact(value.mean), "paper": value.paper or "", "difference": _exact(value.difference)}
+        keys = {"ours": full(value.mean), "paper": value.paper or NOTHING, "difference": full(value.difference)}
         found = value.interval
         return Number(
             id=place,
@@ -244,7 +244,7 @@ class _Maker:
     def seed_line(self, sample: Sample, value: Value) -> SeedLine:
         seed = sample.seed if sample.seed is not None else sample.terms[0].cell_seed
         parts = tuple(self.part(term, len(sample.terms) > 1) for term in sample.terms)
-        return SeedLine(NOTHING if seed is None else str(seed), _exact(sample.number) or NOTHING, parts)
+        return SeedLine(NOTHING if seed is None else str(seed), full(sample.number), parts)
 
     def part(self, term: Term, signed: bool) -> Part:
         cell = self.table.cells.get(term.cell_id)
@@ -252,7 +252,7 @@ class _Maker:
             sign=("+" if term.sign > 0 else "−") if signed else "",
             cell_id=term.cell_id,
             what=_what(cell) if cell is not None else "",
-            number=_exact(term.value) or NOTHING,
+            number=full(term.value),
             state=state_of(term.state),
             why=term.why,
             run=self.run(term),
@@ -293,11 +293,6 @@ def _what(cell: Cell) -> str:
 
 def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _exact(number: float | None) -> str:
-    """In full: the shortest text that reads back as the same number; empty where there is none."""
-    return "" if number is None else repr(number)
 
 
 def states_present(tables: Sequence[TableView]) -> list[State]:

@@ -18,6 +18,7 @@ import pytest
 from synthetic import PAPER, all_grids, make_record, own_grid, records_of, table_grid
 
 from pld_grid import records as records_module
+from pld_grid.csvtext import full
 from pld_grid.errors import InputError
 from pld_grid.grid import Grid
 from pld_grid.profile import Profile
@@ -176,7 +177,7 @@ def verdicts_of(page: Page) -> tuple[Verdict, ...]:
 
 
 @pytest.fixture(scope="module")
-def full(profile: Profiles) -> Page:
+def page(profile: Profiles) -> Page:
     """All tables with three seeds in every state, all claims, and figures of one and the same drawing."""
     grids = all_grids(profile("digits"), seeds=3)
     page = page_of(grids, patchy(grids), figures=[drawing("one"), drawing("two")])
@@ -184,8 +185,8 @@ def full(profile: Profiles) -> Page:
 
 
 @pytest.fixture(scope="module")
-def text(full: Page) -> str:
-    return page_html(full)
+def text(page: Page) -> str:
+    return page_html(page)
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +197,8 @@ def tree(text: str) -> Element:
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_equal_records_make_equal_bytes(full: Page, text: str) -> None:
-    assert page_html(replace(full, records=dict(reversed(full.records.items())))) == text
+def test_equal_records_make_equal_bytes(page: Page, text: str) -> None:
+    assert page_html(replace(page, records=dict(reversed(full.records.items())))) == text
 
 
 def test_it_names_no_machine_path_or_time(text: str) -> None:
@@ -239,9 +240,9 @@ def test_importing_the_report_loads_no_template_engine() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "javascript:alert(1)", "file:///etc", "sqlite:///mlflow.db"])
-def test_an_address_that_no_browser_can_follow_is_one_clear_error(address: str, full: Page) -> None:
+def test_an_address_that_no_browser_can_follow_is_one_clear_error(address: str, page: Page) -> None:
     with pytest.raises(InputError, match="does not begin with http:// or https://"):
-        page_html(replace(full, mlflow=address))
+        page_html(replace(page, mlflow=address))
 
 
 # -- structure --------------------------------------------------------------------------------------------------------
@@ -292,8 +293,8 @@ def test_controls_have_names(tree: Element) -> None:
 # -- what it says -----------------------------------------------------------------------------------------------------
 
 
-def test_every_number_of_every_table_is_there(full: Page, tree: Element) -> None:
-    for table, section in zip(full.tables, tree.all("section", class_="table"), strict=True):
+def test_every_number_of_every_table_is_there(page: Page, tree: Element) -> None:
+    for table, section in zip(page.tables, tree.all("section", class_="table"), strict=True):
         assert section.all("h2")[0].text == table.title
         shown = [row for row in section.all("tr") if "data-states" in row.attributes]
         assert [len(row.elements) for row in shown] == [len(table.headers)] * len(table.rows)
@@ -301,9 +302,9 @@ def test_every_number_of_every_table_is_there(full: Page, tree: Element) -> None
             for cell, place in zip(row.cells, line.elements, strict=True):
                 if isinstance(cell, Value):
                     said = place.attributes
-                    assert said["data-ours"] == ("" if cell.mean is None else repr(cell.mean))
-                    assert said["data-paper"] == (cell.paper or "")
-                    assert said["data-difference"] == ("" if cell.difference is None else repr(cell.difference))
+                    assert said["data-ours"] == full(cell.mean)
+                    assert said["data-paper"] == (cell.paper or "-")
+                    assert said["data-difference"] == full(cell.difference)
                     assert place.all(class_="paper")[0].text == (cell.paper or "-")
                     whole = place.all(class_="ours")[0].text
                     assert whole.startswith("-" if cell.mean is None else format(cell.mean, cell.format))
@@ -415,13 +416,13 @@ def test_a_warning_that_is_not_about_all_tables_names_those_that_it_is_about(pro
     assert warning.text.startswith("Table 8: These are not the paper's experiments.")
 
 
-def test_claims_figures_ledger_and_environment_are_there(full: Page, tree: Element) -> None:
+def test_claims_figures_ledger_and_environment_are_there(page: Page, tree: Element) -> None:
     rows = tree.all("table", id="claims-table")[0].all("tbody")[0].all("tr")
-    assert [row.attributes["id"] for row in rows] == [f"claim-{verdict.claim.id}" for verdict in full.verdicts]
+    assert [row.attributes["id"] for row in rows] == [f"claim-{verdict.claim.id}" for verdict in page.verdicts]
     assert [(r.attributes["data-paper"], r.attributes["data-run"]) for r in rows] == [
-        (verdict.paper, verdict.run) for verdict in full.verdicts
+        (verdict.paper, verdict.run) for verdict in page.verdicts
     ]
-    for figure, shown in zip(full.figures, tree.all("figure"), strict=True):
+    for figure, shown in zip(page.figures, tree.all("figure"), strict=True):
         assert shown.all("svg", role="img")[0].attributes["aria-label"] == figure.alt
         assert figure.caption in shown.all("figcaption")[0].text
         link = shown.all("a")[0].attributes
