@@ -51,6 +51,7 @@ def submit(
     *,
     address: str,
     seeds: int | None = None,
+    only: Sequence[str] = (),
     arguments: Sequence[str] = (),
     grace: float = GRACE,
 ) -> Submission:
@@ -63,6 +64,7 @@ def submit(
         paths: grids inside the current folder.
         workspace: a store and an MLflow that every node reaches; passwords belong to the cluster's environment.
         address: the dashboard, http://HEAD:8265.
+        only: ids of the cells to train, with the teachers that they need; all by default.
         arguments: more options of `pld-grid run`, as it takes them.
         grace: seconds that running cohorts have to end their epoch when the job is stopped.
 
@@ -72,6 +74,8 @@ def submit(
     """
     workspace = workspace or Workspace.default()
     grids = api.load_grids(paths, profile, seeds=seeds)
+    if only:
+        grids = api.only(grids, only)
     _check_workspace(workspace)
     here = Path.cwd()
     inside = [_inside(path, here) for path in paths]
@@ -88,6 +92,7 @@ def submit(
     job_id = f"{name}-{len(earlier) + 1}"
     command = ["python", "-m", "pld_grid", "run", *inside, "--profile", profile]
     command += ["--seeds", str(seeds)] if seeds else []
+    command += ["--only", ",".join(only)] if only else []
     command += [*arguments, "--address", "auto", "--grace", f"{grace:g}", "--store", workspace.store]
     command += ["--tracking-uri", workspace.tracking_uri, "--experiment", workspace.experiment]
     environment = {

@@ -10,7 +10,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from pld_grid.cli import console
-from pld_grid.cli._options import workspace_of
+from pld_grid.cli._options import cell_ids, workspace_of
 from pld_grid.errors import CellsFailed, InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def submit(ctx: typer.Context, address: Dashboard = HERE) -> None:
         workspace,
         address=address,
         seeds=given["seeds"],
+        only=cell_ids(given["only"]),
         arguments=rest,
         grace=jobs.GRACE if given["grace"] is None else given["grace"],
     )
@@ -57,7 +58,7 @@ def _as_for_run(ctx: typer.Context) -> tuple[dict[str, Any], list[str]]:
     passed: list[str] = []
     for option in command.params:
         value = run.params[option.name or ""]
-        told = option.name in _OURS or option.name in ("grids", "profile", "seeds")
+        told = option.name in _OURS or option.name in ("grids", "profile", "seeds", "only")
         # What an environment variable or a default says here, the cluster's own may say otherwise.
         source = run.get_parameter_source(option.name or "")
         if not told and source is not None and source.name == "COMMANDLINE":

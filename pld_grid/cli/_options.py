@@ -45,6 +45,10 @@ Grace = Annotated[
 CohortSize = Annotated[int | None, typer.Option(help="Most students in one trial. \\[default: the profile's]")]
 
 
+def cell_ids(given: str | None) -> list[str]:
+    return [cell_id.strip().lower() for cell_id in given.split(",")] if given is not None else []
+
+
 def load(grids: list[str], profile: str, seeds: int | None, max_cells: int | None) -> "list[Grid]":
     from pld_grid import api, grid
 

@@ -22,6 +22,7 @@ from pld_grid.cli._options import (
     StorePath,
     TrackingUri,
     WeightsDir,
+    cell_ids,
     load,
     workspace_of,
 )  # fmt: skip
@@ -74,7 +75,7 @@ def run(
     if again and only is None:
         raise InputError("--again: name the cells with --only")
     loaded = load(grids, profile, seeds, max_cells)
-    chosen = [cell_id.strip().lower() for cell_id in only.split(",")] if only is not None else []
+    chosen = cell_ids(only)
     machines = api.machines_of(
         loaded,
         cpus_per_cohort=cpus_per_cohort,

@@ -198,7 +198,7 @@ def tree(text: str) -> Element:
 
 
 def test_equal_records_make_equal_bytes(page: Page, text: str) -> None:
-    assert page_html(replace(page, records=dict(reversed(full.records.items())))) == text
+    assert page_html(replace(page, records=dict(reversed(page.records.items())))) == text
 
 
 def test_it_names_no_machine_path_or_time(text: str) -> None:
