@@ -117,7 +117,7 @@ def test_a_grid_beyond_the_limit_asks_to_be_confirmed(run: Run) -> None:
 def test_report_before_any_run_says_that_nothing_ran(run: Run) -> None:
     code, out, err = run("report", _grid(), "--out", "tables")
     assert (code, err) == (0, "")
-    assert "4 files written" in out
+    assert "7 files written" in out
     assert "not run" in Path("tables/mine.md").read_text()
 
 

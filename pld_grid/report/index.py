@@ -1,20 +1,18 @@
 """The report's first page: every table with its counts, and what the paper leaves open."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from pld_grid.report.markdown import code, escape, grid_lines, models_list, warning
+from pld_grid.report.summary import open_questions, shared_cells
 from pld_grid.report.table import Table
 from pld_grid.report.values import finished
-from pld_grid.spec import Cell, ledger
+from pld_grid.spec import Cell
 
 
 def index_markdown(tables: Sequence[Table], more: Sequence[str] = ()) -> str:
     """The page `README.md`; `more` are sections in Markdown, each with its heading."""
     cells = {i: cell for table in tables for i, cell in table.cells.items()}
-    states = {i: state for table in tables for i, state in table.states.items()}
     settings = {table.setting.profile: table.setting for table in tables}
     parts = ["# Tables, ours beside the paper's" if any(table.paper for table in tables) else "# Tables"]
     for name, setting in settings.items():
@@ -24,7 +22,7 @@ def index_markdown(tables: Sequence[Table], more: Sequence[str] = ()) -> str:
         parts.append(
             grid_lines(["Profile", f"{code(name)}: {escape(setting.description)}"], [["Models", models_list(models)]])
         )
-    parts += [_tables(tables), _total(cells, states), _mixed(tables)]
+    parts += [_tables(tables), shared_cells(tables), _mixed(tables)]
     parts.append(
         "The cells behind every number, in full precision, with run and commit: [provenance.csv](provenance.csv)."
     )
@@ -44,16 +42,6 @@ def _tables(tables: Sequence[Table]) -> str:
     return grid_lines(["Table", "Numbers complete", "Cells finished", "Cells missing"], rows, (1, 2))
 
 
-def _total(cells: dict[str, Cell], states: dict[str, str]) -> str:
-    teachers = {cell.teacher.cell_id for cell in cells.values() if cell.teacher is not None}
-    done = {i for i, state in states.items() if state == "finished"}
-    students = set(cells) - teachers
-    return (
-        f"Tables share cells: {len(done & students)} of {len(students)} distinct students and {len(done & teachers)} of"
-        f" {len(teachers)} teachers are finished."
-    )
-
-
 def _mixed(tables: Iterable[Table]) -> str:
     """Names the tables that more than one version of the code made."""
     found = [f"[{escape(table.title)}]({table.name}.md)" for table in tables if len(table.versions) > 1]
@@ -62,20 +50,9 @@ def _mixed(tables: Iterable[Table]) -> str:
 
 
 def _ledger(cells: Iterable[Cell]) -> str:
-    everything = list(cells)
     rows = []
-    for entry in ledger():
-        used = sorted({json.dumps(value) for cell in everything for value in _values(cell, entry.field)})
-        rows.append([code(entry.field), code(", ".join(used)) if used else "not used", escape(entry.question)])
+    for entry in open_questions(cells):
+        used = code(", ".join(entry.values)) if entry.values else "not used"
+        rows.append([code(entry.field), used, escape(entry.question)])
     text = "Each is a recorded field of every cell, so another choice is another cell. The values are those used here."
     return text + "\n\n" + grid_lines(["Field", "Value", "Question"], rows)
-
-
-def _values(cell: Cell, field: str) -> list[Any]:
-    """The value of a dotted field in a cell, or nothing where a part of the path is null."""
-    value: Any = cell
-    for name in field.split("."):
-        if value is None:
-            return []
-        value = getattr(value, name)
-    return [value]

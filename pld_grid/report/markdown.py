@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pld_grid.csvtext import NOTHING
 from pld_grid.report.caption import MARK, captions, numbers_caption
 from pld_grid.report.setting import Setting
+from pld_grid.report.summary import NOT_THE_PAPERS, other_experiments
 from pld_grid.report.table import Table
 from pld_grid.report.values import Value, interval_text, printed, spread_text, states, texts
 
@@ -43,17 +44,8 @@ def grid_lines(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Ite
 
 def warning(setting: Setting, paper: bool) -> str:
     """Says loudly that the numbers are not the paper's experiments, where they are not."""
-    if setting.as_in_paper:
-        return ""
-    text = (
-        f"> **These are not the paper's experiments.** They ran on {escape(setting.dataset)}, with the models listed."
-    )
-    if paper:
-        text += (
-            f" The paper's figures are for {setting.paper_dataset}: a difference to them compares two data sets and"
-            " says nothing about a reproduction."
-        )
-    return text
+    text = other_experiments(setting, paper)
+    return f"> **{NOT_THE_PAPERS}** {escape(text)}" if text else ""
 
 
 def _setting_rows(setting: Setting, paper: bool) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The report as one page: what it says, that it asks for nothing, and that no text of others becomes a part of it."""
+"""The report as one page: what it says, that it asks for nothing, and that everybody can use it."""
 
 import base64
 import hashlib
@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
-from typing import Any, get_args
+from typing import get_args
 from urllib.parse import unquote
 
 import pytest
+from html_pages import DELTAS, MLFLOW, Element, drawing, page_of, provenance, read, verdicts_of
 from synthetic import PAPER, all_grids, make_record, own_grid, records_of, table_grid
 
 from pld_grid import records as records_module
@@ -23,129 +23,12 @@ from pld_grid.errors import InputError
 from pld_grid.grid import Grid
 from pld_grid.profile import Profile
 from pld_grid.records import Record
-from pld_grid.report import build_table
-from pld_grid.report.claims import Verdict, judge, read_claims
-from pld_grid.report.figures import Figure
-from pld_grid.report.figures.canvas import images, style
 from pld_grid.report.page import Page, page_html
-from pld_grid.report.page_figure import inline_svg
 from pld_grid.report.page_table import STATES
-from pld_grid.report.table import Row
 from pld_grid.report.values import Value
 from pld_grid.spec import ledger
-from pld_grid.store import Provenance
 
 Profiles = Callable[[str], Profile]
-MLFLOW = "http://127.0.0.1:5000"
-HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}</style>-->"
-# Elements that HTML never closes.
-VOID = {"meta", "input", "br", "img", "link"}
-
-DELTAS = """
-cells: {teacher: ResNet-152, student: ResNet-50, loss: [ce, kd, pld], epochs: [100, 300], seed: [0, 1]}
-table:
-  title: "Table A: Losses"
-  rows: [epochs]
-  columns:
-    - {header: Epochs, axis: epochs}
-    - {header: CE, metric: top1, where: {loss: ce}}
-    - {header: KD, metric: top1, where: {loss: kd}}
-    - {header: PLD, metric: top1, where: {loss: pld}}
-    - {header: Delta_KD, minus: [PLD, KD]}
-  difference_rows:
-    - {header: Delta (300-100), minus: [{epochs: 300}, {epochs: 100}]}
-"""
-
-
-class Element:
-    """One element: its name, attributes, and everything in it."""
-
-    def __init__(self, name: str, attributes: dict[str, str], parent: "Element | None" = None) -> None:
-        self.name, self.attributes, self.parent = name, attributes, parent
-        self.children: list[Element | str] = []
-
-    @property
-    def elements(self) -> list["Element"]:
-        """The elements directly in it."""
-        return [child for child in self.children if isinstance(child, Element)]
-
-    def walk(self) -> Iterator["Element"]:
-        """All elements within, in the order of the page."""
-        waiting = self.elements[::-1]
-        while waiting:
-            element = waiting.pop()
-            yield element
-            waiting += element.elements[::-1]
-
-    def all(self, name: str = "", *, class_: str = "", **wanted: str) -> list["Element"]:
-        """The elements within that have a name, a class and attributes."""
-        return [
-            e for e in self.walk()
-            if name in ("", e.name)
-            and (not class_ or class_ in e.attributes.get("class", "").split())
-            and all(e.attributes.get(key) == value for key, value in wanted.items())
-        ]  # fmt: skip
-
-    def within(self, class_: str) -> bool:
-        """Whether an element around it has a class."""
-        around = self.parent
-        return around is not None and (class_ in around.attributes.get("class", "").split() or around.within(class_))
-
-    @property
-    def text(self) -> str:
-        """What is written in it, with single spaces."""
-        return " ".join("".join(c if isinstance(c, str) else f" {c.text} " for c in self.children).split())
-
-
-class Tree(HTMLParser):
-    """Reads a page strictly: what is opened is closed, in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.root = Element("", {})
-        self.open = [self.root]
-        self.feed(text)
-        self.close()
-        assert self.open == [self.root], f"not closed: {[e.name for e in self.open[1:]]}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = [name for name, _ in attrs]
-        assert len(set(names)) == len(names), f"<{tag}> has an attribute twice: {names}"
-        element = Element(tag, {name: value or "" for name, value in attrs}, self.open[-1])
-        self.open[-1].children.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open[-1].name == tag, f"</{tag}> closes <{self.open[-1].name}>"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.open[-1].children.append(data)
-
-
-def read(text: str) -> Element:
-    return Tree(text).root
-
-
-def drawing(name: str = "accuracy", **texts: str) -> Figure:
-    """A real figure with what SVG needs ids for: markers, a clip path, hatches."""
-    from matplotlib.figure import Figure as Canvas
-
-    with style():
-        canvas = Canvas(figsize=(3, 2))
-        axes = canvas.subplots()
-        axes.plot([1, 2, 3], [2, 3, 1], "o-", label="PLD")
-        axes.bar([1, 2], [1, 2], hatch="//")
-        axes.set_xlabel(texts.get("title", "Epoch"))
-        svg, png = images(canvas)
-    words = {"title": "Accuracy", "caption": "It rises.", "alt": "A rising line."} | texts
-    return Figure(name, words["title"], words["caption"], words["alt"], svg, png, "epoch,top1\n1,2\n")
 
 
 def patchy(grids: Sequence[Grid], reason: str = "no memory") -> dict[str, Record]:
@@ -160,20 +43,6 @@ def patchy(grids: Sequence[Grid], reason: str = "no memory") -> dict[str, Record
         elif state != "not run":
             found[cell_id] = make_record(cells[cell_id], state, epoch=3, reason=reason if state == "failed" else "")
     return found
-
-
-def provenance(**changes: Any) -> Provenance:
-    fields: dict[str, Any] = {"commit": "0123abc", "versions": {"torch": "2.9.0"}, "device": "cpu", "threads": 1}
-    return Provenance(**(fields | {"started": 1.0, "ended": 2.0} | changes))
-
-
-def page_of(grids: Sequence[Grid], records: dict[str, Record], **changes: Any) -> Page:
-    tables = [build_table(grid, records, PAPER) for grid in grids]
-    return Page(**({"tables": tables, "records": records, "figures": [], "verdicts": [], "mlflow": MLFLOW} | changes))
-
-
-def verdicts_of(page: Page) -> tuple[Verdict, ...]:
-    return judge(read_claims(PAPER / "claims.yaml"), page.tables, PAPER)
 
 
 @pytest.fixture(scope="module")
@@ -453,65 +322,3 @@ def test_an_empty_report_is_a_page_too(profile: Profiles) -> None:
     tree = read(page_html(page_of([grid], {})))
     assert "No cell is finished." in tree.text
     assert not tree.all(id="claims") and not tree.all(id="figures") and not tree.all("input", type="radio")
-
-
-# -- texts of others --------------------------------------------------------------------------------------------------
-
-
-def _with_texts(profile: Profile, text: str) -> Page:
-    """A page on which whatever others may write says `text`."""
-    base = own_grid(DELTAS.replace("Table A: Losses", "T"), profile, text.replace("/", "") or "own")
-    cells = list(base.cells())
-    made = provenance(device=text, versions={text: text})
-    records = {cell.cell_id: make_record(cell, provenance=made) for cell in cells}
-    for cell, state in zip(cells, ("failed", "diverged"), strict=False):
-        records[cell.cell_id] = make_record(cell, state, reason=text, run_id=text, experiment_id=text)
-    page = page_of([base], records, figures=[drawing(text, title=text, caption=text, alt=text)])
-    (table,) = page.tables
-
-    def renamed(row: Row) -> Row:
-        return replace(row, name=text, cells=tuple(text if isinstance(c, str) else c for c in row.cells))
-
-    setting = replace(table.setting, profile=text, description=text, dataset=text, models={text: text}, recipe=text)
-    headers, rows = tuple(f"{text}{place}" for place, _ in enumerate(table.headers)), tuple(map(renamed, table.rows))
-    table = replace(table, title=text, headers=headers, rows=rows, setting=setting)
-    claims = [replace(verdict, paper_detail=text, run_detail=text) for verdict in verdicts_of(page)[:2]]
-    claims = [replace(v, claim=replace(v.claim, text=text, place=text)) for v in claims]
-    return replace(page, tables=[table], verdicts=claims)
-
-
-def _shape(element: Element) -> tuple[str, list[str]]:
-    return element.name, sorted(element.attributes)
-
-
-def test_texts_never_become_elements_or_attributes(profile: Profiles) -> None:
-    harmless, hostile = (read(page_html(_with_texts(profile("digits"), text))) for text in ("plain", HOSTILE))
-    # The drawings hold glyphs of the texts; everything else is one and the same page.
-    shapes = [[_shape(e) for e in tree.walk() if not e.within("drawing")] for tree in (harmless, hostile)]
-    assert shapes[0] == shapes[1]
-    allowed = {"svg", "g", "defs", "path", "use", "clippath", "rect", "pattern"}
-    assert {d.name for s in hostile.all("svg") for d in s.all()} <= allowed
-    assert len(hostile.all("script")) == 1
-    assert HOSTILE in hostile.text
-
-
-# -- drawings ---------------------------------------------------------------------------------------------------------
-
-
-def test_two_drawings_share_no_id_and_keep_their_own_references() -> None:
-    figure = drawing()
-    svgs = [inline_svg(figure, prefix) for prefix in ("a.", "b.")]
-    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
-    uses = [set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg)) for svg in svgs]
-    assert ids[0] and not ids[0] & ids[1]
-    assert all(used and used <= own for used, own in zip(uses, ids, strict=True))
-    assert any("clip-path" in svg for svg in svgs) and all("pattern" in svg for svg in svgs)
-    assert svgs[0].replace("a.", "b.") == svgs[1].replace("a.", "b.")
-
-
-def test_a_drawing_keeps_its_look_without_styles() -> None:
-    figure = drawing()
-    svg = inline_svg(figure, "a.")
-    assert b"style=" in figure.svg and "style" not in svg and "<!--" not in svg and "metadata" not in svg
-    kept = Counter(re.findall(r"stroke: (#\w+)", figure.svg.decode()))
-    assert Counter(re.findall(r'stroke="(#\w+)"', svg)) == kept and len(kept) > 1
