@@ -204,7 +204,17 @@ def _write(connection: sqlite3.Connection, tracker: Tracker, cell_ids: list[str]
         rows["runs"].append(tuple((template | own).values()))
         for table, row in _rows(cell, progress, run_id):
             rows.setdefault(table, []).append(row)
-        note = Mirror(tracking_uri=tracker.address, run_id=run_id, epochs=len(progress.epochs), state=progress.state)
+        assert progress.receipt is not None
+        folder = Path(own["artifact_uri"].removeprefix("file://"))
+        folder.mkdir(parents=True)
+        (folder / content.RECEIPT_FILE).write_bytes(content.artifacts(progress.receipt)[content.RECEIPT_FILE])
+        note = Mirror(
+            tracking_uri=tracker.address,
+            run_id=run_id,
+            experiment_id=str(template["experiment_id"]),
+            epochs=len(progress.epochs),
+            state=progress.state,
+        )
         tracker.store.write_mirror(cell_id, note)
     for table, values in rows.items():
         places = ", ".join("?" for _ in values[0]) if values else ""

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from pld_grid import records as records_module
 from pld_grid import report as report_module
 from pld_grid import track
 from pld_grid.calibration import calibrate, costs_of, local_device
@@ -23,15 +22,24 @@ from pld_grid.plan import Forecast, Plan, Room, Rooms, compare, make_plan
 from pld_grid.profile import Profile, find_profile
 from pld_grid.profile import load_profile as _load_profile
 from pld_grid.progress import Progress, duration
-from pld_grid.records import Record
 from pld_grid.report.figures import declared_plots
+from pld_grid.reporting import (
+    check_report,
+    fetch_records,
+    paper_folder,
+    print_tables,
+    refreshed,
+    report,
+    watch_report,
+)
 from pld_grid.signals import stoppable
 from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
 __all__ = [
-    "RunSummary", "Workspace", "calibrate", "fetch_records", "load_grid", "load_grids", "load_profile", "machines_of",
-    "missing_weights", "only", "paper_folder", "plan", "price", "print_tables", "report", "run", "sync",
+    "RunSummary", "Workspace", "calibrate", "check_report", "fetch_records", "grids_of_report", "load_grid",
+    "load_grids", "load_profile", "machines_of", "missing_weights", "only", "paper_folder", "plan", "price",
+    "print_tables", "refreshed", "report", "run", "sync", "watch_report",
 ]  # fmt: skip
 
 MIRROR_TIMEOUT = 30.0
@@ -273,71 +281,49 @@ def _mirrored(
             trained=[cell.cell_id for cell in plan.pending],
             summary={k: v for k, v in plan.summary().items() if isinstance(v, int)},
         )
-    mirror.start()
-    state: Literal["finished", "failed", "cancelled"] = "failed"
-    try:
-        yield mirror
-        missing = [cell for cell in plan.pending if store.receipt(cell) is None]
-        state = "failed" if missing else "finished"
-    except KeyboardInterrupt:
-        state = "cancelled"
-        raise
-    finally:
-        if submission is not None:
-            tracker.end_submission(submission, state)
-            mirror.mark(submission.submission_id)
-            # Finished cells that a new grid wants get its name by the replay that the mirror begins with.
-            for cell in plan.pending:
-                mirror.mark(cell.cell_id)
-        left = mirror.close(MIRROR_TIMEOUT)
-        if left:
-            console.print(
-                f"MLflow at {track.public_uri(workspace.tracking_uri)} lacks {left} runs; they are kept in the store: "
-                "`pld-grid sync` logs them later.",
-                style="yellow",
-                soft_wrap=True,
-            )
+    with track.living(store, submission.submission_id) if submission else contextlib.nullcontext():
+        mirror.start()
+        state: Literal["finished", "failed", "cancelled"] = "failed"
+        try:
+            yield mirror
+            missing = [cell for cell in plan.pending if store.receipt(cell) is None]
+            state = "failed" if missing else "finished"
+        except KeyboardInterrupt:
+            state = "cancelled"
+            raise
+        finally:
+            if submission is not None:
+                tracker.end_submission(submission, state)
+                mirror.mark(submission.submission_id)
+                # Finished cells that a new grid wants get its name by the replay that the mirror begins with.
+                for cell in plan.pending:
+                    mirror.mark(cell.cell_id)
+            left = mirror.close(MIRROR_TIMEOUT)
+            if left:
+                console.print(
+                    f"MLflow at {track.public_uri(workspace.tracking_uri)} lacks {left} runs; they are kept in the "
+                    "store: `pld-grid sync` logs them later.",
+                    style="yellow",
+                    soft_wrap=True,
+                )
 
 
-def fetch_records(grids: Sequence[Grid], workspace: Workspace, source: Literal["store", "mlflow"]) -> dict[str, Record]:
-    """Records of the grids' cells, from the store or from MLflow alone."""
-    wanted = list({cell.cell_id: None for grid in grids for cell in grid.cells()})
-    if source == "mlflow":
-        return track.records(workspace.tracking_uri, workspace.experiment, wanted)
-    store = Store(workspace.store)
-    mirrored_in = track.Tracker(store, workspace.tracking_uri, workspace.experiment).address
-    return records_module.from_store(store, wanted, mirrored_in)
+def grids_of_report(
+    folder: str | Path, paths: Sequence[str | Path] = (), profile: str | None = None, *, seeds: int | None = None
+) -> list[Grid]:
+    """The grids that a report's folder says it was made of, or those given, with its profile and seeds if none are.
 
-
-def report(
-    grids: Sequence[Grid],
-    out: str | Path,
-    workspace: Workspace | None = None,
-    *,
-    source: Literal["store", "mlflow"] = "store",
-) -> list[Path]:
-    """Writes the grids' tables, their index and provenance into a folder; returns the files that changed."""
-    workspace = workspace or Workspace.default()
-    found = fetch_records(grids, workspace, source)
-    return report_module.write_report(grids, found, out, paper_folder())
-
-
-def print_tables(
-    grids: Sequence[Grid], workspace: Workspace, console: Console, *, source: Literal["store", "mlflow"] = "store"
-) -> None:
-    """Prints the grids' tables, ours beside the paper's."""
-    found = fetch_records(grids, workspace, source)
-    for grid in grids:
-        report_module.print_table(report_module.build_table(grid, found, paper_folder()), console)
+    Grids are looked for by name in `grids/`, here or in the clone. Raises InputError if the folder has no records, or
+    there is no such grid or profile.
+    """
+    origin, _ = report_module.load(folder)
+    folders = (Path("grids"), Path(__file__).parent.parent / "grids")
+    place = next((each for each in folders if each.is_dir()), folders[0])
+    named = [place / f"{name}.yaml" for name in origin.grids]
+    return load_grids(list(paths) or named, profile or origin.profile, seeds=origin.seeds if seeds is None else seeds)
 
 
 def sync(workspace: Workspace | None = None) -> int:
     """Logs to MLflow what it lacks of the store; returns how many runs that were. Raises TrackingError."""
     workspace = workspace or Workspace.default()
     return track.Tracker(Store(workspace.store), workspace.tracking_uri, workspace.experiment).sync_all()
-
-
-def paper_folder() -> Path | None:
-    """Where the printed figures lie: `reports/paper` here, or beside the package."""
-    folders = (Path("reports/paper"), Path(__file__).parent.parent / "reports" / "paper")
-    return next((folder for folder in folders if folder.is_dir()), None)

@@ -7,7 +7,19 @@ import sys
 
 import typer
 
-from pld_grid.cli import _data, _database, _explain, _jobs, _landscapes, _plan, _run, _teachers, _tracking, console
+from pld_grid.cli import (
+    _data,
+    _database,
+    _explain,
+    _jobs,
+    _landscapes,
+    _plan,
+    _report,
+    _run,
+    _teachers,
+    _tracking,
+    console,
+)
 from pld_grid.errors import PldGridError
 
 app = typer.Typer(
@@ -18,7 +30,7 @@ app = typer.Typer(
 )
 # In the order of the help page.
 for _command in (
-    _plan.plan, _plan.calibrate, _run.run, _run.report, _explain.why, _explain.diff, _tracking.sync, _tracking.ui,
+    _plan.plan, _plan.calibrate, _run.run, _report.report, _explain.why, _explain.diff, _tracking.sync, _tracking.ui,
 ):  # fmt: skip
     app.command()(_command)
 # What it does not know itself it hands on to `run`.

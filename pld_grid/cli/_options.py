@@ -14,9 +14,14 @@ class Source(StrEnum):
 
     store = "store"
     mlflow = "mlflow"
+    records = "records"
 
 
 Grids = Annotated[list[str], typer.Argument(metavar="GRID...", help="Grid YAML files.", show_default=False)]
+OptionalGrids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[GRID...]", help="Grid YAML files; a report's own, if left out where it is read."),
+]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile: a name in grids/profiles, or a file.")]
 StorePath = Annotated[
     str | None, typer.Option("--store", help="Store: a folder or fsspec URI. \\[default: $PLD_GRID_STORE or .pld_grid]")

@@ -1,6 +1,7 @@
-"""`pld-grid run` and `report`: train, and build tables."""
+"""`pld-grid run`: train what is missing."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import contextlib
+from typing import Annotated
 
 import typer
 
@@ -26,19 +27,8 @@ from pld_grid.cli._options import (
     load,
     workspace_of,
 )  # fmt: skip
+from pld_grid.cli._report import write_report
 from pld_grid.errors import CellsFailed, InputError
-
-if TYPE_CHECKING:
-    from pld_grid.grid import Grid
-
-
-def write_report(grids: "list[Grid]", folder: str, workspace: Any, source: Literal["store", "mlflow"]) -> None:
-    from pld_grid import api
-
-    changed = api.report(grids, folder, workspace, source=source)
-    console.output.print(
-        f"{folder}: {len(changed)} files written" if changed else f"{folder}: up to date", soft_wrap=True
-    )
 
 
 def run(
@@ -65,7 +55,7 @@ def run(
     ] = False,
     checkpoint_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints.")] = None,
     grace: Grace = None,
-    report_to: Annotated[str | None, typer.Option("--report", help="Also write the report into this folder.")] = None,
+    report_to: Annotated[str | None, typer.Option("--report", help="Keep a report in this folder up to date.")] = None,
     show: Annotated[bool, typer.Option(help="Print the tables at the end.")] = False,
 ) -> None:
     """Train what grids need and the store lacks; go on where an earlier run stopped."""
@@ -86,12 +76,14 @@ def run(
     )
     workspace = workspace_of(store, tracking_uri, experiment)
     wanted = api.only(loaded, chosen) if chosen else loaded
+    following = api.refreshed(loaded, report_to, workspace) if report_to else contextlib.nullcontext()
     try:
-        done = api.run(
-            wanted, workspace, machines=machines, address=address, data_folder=data_dir,
-            weights_folder=weights_dir, grace=api.GRACE if grace is None else grace, console=console.errors,
-            again=chosen if again else (),
-        )  # fmt: skip
+        with following:
+            done = api.run(
+                wanted, workspace, machines=machines, address=address, data_folder=data_dir,
+                weights_folder=weights_dir, grace=api.GRACE if grace is None else grace, console=console.errors,
+                again=chosen if again else (),
+            )  # fmt: skip
     except KeyboardInterrupt:
         console.errors.print("interrupted: checkpoints are kept; the same command goes on from there")
         raise typer.Exit(130) from None
@@ -100,33 +92,8 @@ def run(
         f"failed; {done.finished_before} were finished before."
     )
     if report_to:
-        write_report(loaded, report_to, workspace, "store")
+        write_report(loaded, report_to, workspace, Source.store, publish=True)
     if show:
         api.print_tables(loaded, workspace, console.output)
     if done.failed:
         raise CellsFailed(f"{done.failed} cells failed; the same command tries them again")
-
-
-def report(
-    grids: Grids,
-    out: Annotated[str, typer.Option(help="Folder to write. \\[default: reports/PROFILE]")] = "",
-    profile: ProfileName = "digits",
-    store: StorePath = None,
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = None,
-    seeds: Seeds = None,
-    max_cells: MaxCells = None,
-    source: Annotated[
-        Source, typer.Option("--from", help="Take numbers from the store or from MLflow.")
-    ] = Source.store,
-    show: Annotated[bool, typer.Option(help="Print the tables too.")] = False,
-) -> None:
-    """Rebuild tables as CSV and Markdown, ours beside the paper's."""
-    from pld_grid import api
-
-    loaded = load(grids, profile, seeds, max_cells)
-    workspace = workspace_of(store, tracking_uri, experiment)
-    folder = out or f"reports/{loaded[0].profile.name}"
-    write_report(loaded, folder, workspace, source.value)
-    if show:
-        api.print_tables(loaded, workspace, console.output, source=source.value)
