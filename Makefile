@@ -6,7 +6,7 @@ PROFILE ?= digits
 SEEDS ?=
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 
-.PHONY: quickstart test test-cluster lint types contracts unit tables bench ui format clean
+.PHONY: quickstart test test-cluster lint types contracts unit follows tables bench ui format clean
 
 # Runtime and test packages are installed apart, so that the quickstart waits only for what it needs.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -27,7 +27,7 @@ quickstart: .venv/.runtime
 	@echo
 	@echo "The table as files: reports/quickstart/   The runs in MLflow: make ui"
 
-test: lint types contracts unit
+test: lint types contracts follows unit
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -38,6 +38,10 @@ types: .venv/.test
 
 contracts: .venv/.test
 	$(BIN)/lint-imports
+
+# The committed report follows from its own records.
+follows: .venv/.runtime
+	$(BIN)/pld-grid report --check --out reports/digits
 
 unit: .venv/.test
 	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/docker/test_container_commands.py

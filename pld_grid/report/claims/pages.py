@@ -1,9 +1,9 @@
-"""The judged claims as a page in Markdown, and as CSV in full precision."""
+"""The judged claims as a page in Markdown, and as CSV."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
-from pld_grid.csvtext import NOTHING, csv_text, full
+from pld_grid.csvtext import NOTHING, csv_text
 from pld_grid.report.claims.evidence import Judgement
 from pld_grid.report.claims.judge import ItemVerdict, Verdict, evidence_text, shown
 from pld_grid.report.markdown import escape, grid_lines
@@ -38,7 +38,7 @@ def claims_markdown(verdicts: Sequence[Verdict], setting_warning: str) -> str:
     wrong = [verdict for verdict in verdicts if verdict.paper == "inconsistent"]
     parts = ["# The paper's claims", setting_warning, ELSEWHERE if setting_warning else "", _summary(verdicts), HOW]
     parts += ["## Sentences that do not agree with the paper's own tables", _disagreeing(wrong) if wrong else "None."]
-    parts += ["## All claims", _all(verdicts), "As data, in full precision: [claims.csv](claims.csv)."]
+    parts += ["## All claims", _all(verdicts), "As data, with twelve digits: [claims.csv](claims.csv)."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -105,16 +105,17 @@ def claims_csv(verdicts: Iterable[Verdict]) -> str:
 
 def _csv_rows(verdict: Verdict) -> Iterator[list[str]]:
     claim = verdict.claim
-    bounds = [_full(claim.region.low), _full(claim.region.high)]
+    bounds = [_digits(claim.region.low), _digits(claim.region.high)]
     for item in verdict.items:
         run = item.run
         paper = "consistent" if item.consistent else "inconsistent"
         numbers = (run.mean, run.low, run.high, run.wide_low, run.wide_high)
         yield [
             claim.id, claim.place, claim.text, claim.reading, *bounds, verdict.paper, verdict.run, item.name, paper,
-            _full(item.paper), run.judgement, str(run.n), *map(_full, numbers), run.reason or NOTHING,
+            _digits(item.paper), run.judgement, str(run.n), *map(_digits, numbers), run.reason or NOTHING,
         ]  # fmt: skip
 
 
-def _full(number: Fraction | float | None) -> str:
-    return full(None if number is None else float(number))
+def _digits(number: Fraction | float | None) -> str:
+    """Twelve digits: the last ones of a t quantile differ between processors."""
+    return NOTHING if number is None else f"{float(number):.12g}"
