@@ -31,10 +31,10 @@ def interval_caption(table: Table) -> str:
         return ""
     text = (
         "[low, high] is the 95 % t interval of a difference's mean over seeds; equal seeds share initial weights and"
-        " batches, so they are subtracted in pairs"
+        " batches, so they are subtracted in pairs; all seeds share their teachers"
     )
     if any(value.interval is None for value in differences):
-        text += '; "[-]": fewer than two seeds, hence no interval'
+        text += '; "[-]": fewer than two seeds, or the same number under all of them, hence no interval'
     return text
 
 

@@ -112,7 +112,7 @@ def _caption(table: Table) -> str:
     setting = table.setting
     said = [_NUMBER.sub("", table.title).rstrip(".")]
     if not setting.as_in_paper:
-        said.append(f"Not the paper's experiments: {setting.dataset}")
+        said.append(f"Not the paper's experiments: {setting.dataset}, epochs {setting.epochs_text}")
     said.append(f"Each number is ours: {numbers_caption(table)}")
     if table.paper:
         said.append("In grey: the paper's figure as printed")

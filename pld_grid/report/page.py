@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pld_grid.errors import InputError
 from pld_grid.records import Record, Records
+from pld_grid.report.claims.rules import ELSEWHERE, READING, RULES
 from pld_grid.report.figures import Figure
 from pld_grid.report.page_figure import inline_svg
 from pld_grid.report.page_table import states_present, table_view
@@ -67,6 +68,8 @@ def page_html(page: Page) -> str:
             for place, figure in enumerate(page.figures)
         ],
         verdicts=page.verdicts,
+        claim_rules=(READING, *RULES),
+        elsewhere=ELSEWHERE if any(not table.setting.as_in_paper for table in page.tables) else "",
         verdict_counts={
             side: Counter(getattr(verdict, side) for verdict in page.verdicts) for side in ("paper", "run")
         },

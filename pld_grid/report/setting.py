@@ -51,7 +51,7 @@ def setting_of(grid: Grid) -> Setting:
     elif set(trained) == {0}:
         teachers = "published weights, measured here"
     else:
-        teachers = f"trained here for {', '.join(map(str, trained))} epochs"
+        teachers = f"trained here for {', '.join(map(str, trained))} epochs, once for all seeds"
     return Setting(
         profile=profile.name,
         description=profile.file.description,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
+SAME = 1e-9  # Differences of equal accuracies differ by rounding.
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,24 @@ class Interval:
 
 
 def interval(numbers: Sequence[float]) -> Interval | None:
-    """The 95 % intervals of the mean of independent numbers; None below two, which say nothing about their spread.
+    """The 95 % intervals of the mean of independent numbers.
 
-    Numbers that are all equal make an interval without width: their spread is below what the validation set resolves,
-    not zero. Equal numbers in equal order give equal bounds, as the resampling has a fixed seed.
+    None below two of them, and if all are the same, whose spread is below what the validation set resolves, not zero:
+    such numbers say nothing about their spread. Equal numbers in equal order give equal bounds, as the resampling has a
+    fixed seed.
     """
     n = len(numbers)
     if n < 2:
         return None
-    mean = statistics.fmean(numbers)
-    if len(set(numbers)) == 1:
-        return Interval(n, mean, mean, mean, mean, mean)
+    if max(numbers) - min(numbers) < SAME:
+        return None
     import numpy as np
     from scipy import stats
 
     found = stats.bootstrap(
         (numbers,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=0
     ).confidence_interval
-    return Interval(n, mean, *t_interval(numbers), float(found.low), float(found.high))
+    return Interval(n, statistics.fmean(numbers), *t_interval(numbers), float(found.low), float(found.high))
 
 
 def t_interval(numbers: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:

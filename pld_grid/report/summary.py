@@ -44,7 +44,7 @@ def other_experiments(setting: Setting, paper: bool) -> str:
     text = f"They ran on {setting.dataset}, with the models listed."
     if paper:
         text += (
-            f" The paper's figures are for {setting.paper_dataset}: a difference to them compares two data sets and"
+            f" The paper's figures are for {setting.paper_dataset}: a difference to them compares two experiments and"
             " says nothing about a reproduction."
         )
     return text

@@ -1,6 +1,5 @@
 """Entries x layout x records x paper -> a table of numbers."""
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ class Row:
 class Table:
     """A filled table. `paper` is the file of the printed figures, or empty.
 
-    `top1` is the mean top-1 accuracy in percent of its finished cells, teachers included. `versions` says how many of
+    `top1` is the mean of its top-1 accuracies in percent, None where it has none. `versions` says how many of
     them each version of the code made, the most frequent first.
     """
 
@@ -78,7 +77,14 @@ def build_table(grid: Grid, records: Records, paper_folder: str | Path | None = 
         rows = _beside(grid, rows, read_paper(paper_folder, paper, builder.keys))
     cells = {cell.cell_id: cell for cell in grid.cells()}
     done = [records[i] for i in cells if i in records and records[i].state == "finished"]
-    top1 = [record.metrics["top1"] for record in done if math.isfinite(record.metrics.get("top1", math.nan))]
+    top1 = [
+        sample.number
+        for row in rows
+        for cell in row.cells
+        if isinstance(cell, Value)
+        for sample in cell.samples
+        if len(sample.terms) == 1 and sample.terms[0].metric == "top1" and sample.number is not None
+    ]
     versions = count_versions(done)
     return Table(
         name=grid.name,

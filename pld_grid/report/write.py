@@ -35,7 +35,8 @@ def report_files(
     tables = [build_table(grid, known, paper_folder) for grid in grids]
     verdicts = _verdicts(tables, paper_folder)
     figures = drawn.draw(grids, tables, known)
-    sections = [claims_section(verdicts), drawn.figures_markdown(figures)]
+    elsewhere = not all(table.setting.as_in_paper for table in tables)
+    sections = [claims_section(verdicts, elsewhere), drawn.figures_markdown(figures)]
     texts = {"README.md": index_markdown(tables, sections), "provenance.csv": provenance_csv(tables)}
     for table in tables:
         texts |= {f"{table.name}.md": table_markdown(table), f"{table.name}.csv": table_csv(table)}

@@ -84,8 +84,8 @@ def test_the_data_are_in_full_beside_the_papers_as_printed(profile: Profiles) ->
     assert len(rows) == 10 and {row["series"] for row in rows} == {"PLD − DIST", "PLD − KD"}
     assert [float(row[label]) for row in rows] == [value.mean for value in plot.values]
     assert rows[0] | {label: ""} == {
-        "run dataset": "digits at 16x16, 10 classes", "Student": "ViT-Small", "series": "PLD − DIST", label: "",
-        "std": "-", "n": "1", "state": "finished", "paper": "0.72", "paper std": "-",
+        "run dataset": "digits at 16x16, 10 classes", "run epochs": "10 (for 100)", "Student": "ViT-Small",
+        "series": "PLD − DIST", label: "", "std": "-", "n": "1", "state": "finished", "paper": "0.72", "paper std": "-",
     }  # fmt: skip
 
 
@@ -101,14 +101,15 @@ def test_error_bars_need_seeds(profile: Profiles, seeds: int, said: str, bars: i
     assert svg_of(grid, records, "figure2b").count('<g id="LineCollection') == bars
 
 
-def test_the_papers_numbers_stand_apart_and_are_named_another_data_set(profile: Profiles) -> None:
+def test_the_papers_numbers_stand_apart_and_are_named_another_experiment(profile: Profiles) -> None:
     grid = table_grid("table05", profile("digits"))
     records = records_of([grid])
     caption, svg = one_plot(grid, records).caption, svg_of(grid, records, "figure1b")
     assert "epochs 10 (for 100); 30 (for 300)" in caption
-    assert "Right: the paper's, on ImageNet-1K at 224x224, another data set with a scale of its own." in caption
-    for panel in ("ours: digits at 16x16, 10 classes", "paper: ImageNet-1K at 224x224"):
-        assert f"<!-- {panel} -->" in svg
+    assert "Right: the paper's, on ImageNet-1K at 224x224, another experiment with a scale of its own." in caption
+    panels = ("ours: digits at 16x16, 10 classes", "epochs 10 (for 100); 30 (for 300)", "paper: ImageNet-1K at 224x224")
+    for line in panels:
+        assert f"<!-- {line} -->" in svg
 
 
 def test_the_papers_own_deviations_are_drawn_and_named(profile: Profiles, tmp_path: Path) -> None:

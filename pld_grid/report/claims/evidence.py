@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pld_grid.report.claims.region import Region
-from pld_grid.report.statistics import CONFIDENCE, t_interval
+from pld_grid.report.statistics import CONFIDENCE, SAME, t_interval
 
 Judgement = Literal["supported", "contradicted", "not enough evidence"]
-SAME = 1e-9  # Differences of equal accuracies differ by rounding.
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pld_grid.csvtext import NOTHING, csv_text
 from pld_grid.report.claims.evidence import Judgement
 from pld_grid.report.claims.judge import ItemVerdict, Verdict, evidence_text, shown
+from pld_grid.report.claims.rules import ELSEWHERE, READING, RULES
 from pld_grid.report.markdown import escape, grid_lines
 
 CSV_HEADERS = (
@@ -14,40 +15,27 @@ CSV_HEADERS = (
     "item wide interval high", "item reason",
 )  # fmt: skip
 RUNS: tuple[Judgement, ...] = ("supported", "contradicted", "not enough evidence")
-ELSEWHERE = (
-    "> What this run says about a sentence is about these data and models, and nothing about its truth on the paper's."
-)
-HOW = """\
-Each sentence is read as a formula over the tables' numbers; `claims.yaml`, beside the paper's tables, has them as data,
-with the rules of reading. It gets two verdicts that do not depend on each other:
-
-- **The paper's tables**: whether the formula holds for the figures that the paper itself prints, by exact arithmetic. A
-  printed number stands for what rounds to it, a range for what lies within its ends.
-- **This run**: *supported* if the whole 95 % t interval of the mean over seeds (in brackets) lies where the formula
-  wants it, *contradicted* if it lies wholly outside, otherwise *not enough evidence*; so too with one seed, with
-  missing cells, or if all seeds gave the same number. The formula is worked out seed by seed: differences are paired,
-  and a mean or trend over rows is that of one seed. All seeds share their teachers, so the intervals are for these
-  teachers.
-- A claim about *each* of k numbers is supported if every one is, which needs no correction, and contradicted if one is
-  at a confidence of 1 - 0.05 / k (*corrected*, by Bonferroni); a claim about *some* of them the other way round. There
-  is no correction for the number of claims."""
 
 
 def claims_markdown(verdicts: Sequence[Verdict], setting_warning: str) -> str:
     """The page `claims.md`. `setting_warning` is Markdown that says where the run is not the paper's, or empty."""
     wrong = [verdict for verdict in verdicts if verdict.paper == "inconsistent"]
-    parts = ["# The paper's claims", setting_warning, ELSEWHERE if setting_warning else "", _summary(verdicts), HOW]
+    models = " The models are listed in [README.md](README.md), epochs and seeds with each table."
+    elsewhere = f"> {escape(ELSEWHERE)}{models}" if setting_warning else ""
+    rules = "\n".join(f"- {escape(rule)}" for rule in RULES)
+    parts = ["# The paper's claims", setting_warning, elsewhere, _summary(verdicts), escape(READING), rules]
     parts += ["## Sentences that do not agree with the paper's own tables", _disagreeing(wrong) if wrong else "None."]
     parts += ["## All claims", _all(verdicts), "As data, with twelve digits: [claims.csv](claims.csv)."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def claims_section(verdicts: Sequence[Verdict]) -> str:
-    """The section on claims for the report's first page; empty if there are none."""
+def claims_section(verdicts: Sequence[Verdict], elsewhere: bool) -> str:
+    """The section on claims for the report's first page, empty if there are none; `elsewhere`: on other data."""
     if not verdicts:
         return ""
     text = "Every sentence of the paper that its tables can decide, against those tables and against this run:"
-    return "\n\n".join(["## The paper's claims", f"{text} [claims.md](claims.md).", _summary(verdicts)])
+    parts = ["## The paper's claims", f"{text} [claims.md](claims.md).", f"> {escape(ELSEWHERE)}" if elsewhere else ""]
+    return "\n\n".join(part for part in [*parts, _summary(verdicts)] if part)
 
 
 def _summary(verdicts: Sequence[Verdict]) -> str:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, StrictStr, model_validator
 
 from pld_grid.layout import many
 from pld_grid.reading import Path_
+from pld_grid.report.statistics import SAME
 from pld_grid.spec import Frozen
 
 _DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?\Z")
@@ -164,7 +165,7 @@ def _trend(left: Sequence[Item], right: Sequence[Item]) -> Item:
 
 
 def _sign(number: Fraction) -> int:
-    return (number > 0) - (number < 0)
+    return 0 if abs(number) < SAME else (number > 0) - (number < 0)
 
 
 def _ratio(left: Fraction, right: Fraction) -> Fraction | None:

@@ -70,25 +70,29 @@ class Plot:
     @property
     def csv(self) -> str:
         """The data drawn: one line per number, ours and the paper's, in full."""
-        of = ("run dataset", self.layout.x, self.layout.series or "series")
+        of = ("run dataset", "run epochs", self.layout.x, self.layout.series or "series")
         headers = (*of, self.label, "std", "n", "state", "paper", "paper std")
         return csv_text(headers, [self._line(series.name, mark) for series in self.series for mark in series.marks])
 
     def _line(self, series: str, mark: Mark) -> list[str]:
-        value, dataset = mark.value, self.table.setting.dataset
+        value, setting = mark.value, self.table.setting
         ours = [full(value.mean), full(value.std), str(value.n), states(value)]
-        return [dataset, mark.x or NOTHING, series, *ours, value.paper or NOTHING, value.paper_std or NOTHING]
+        printed = [value.paper or NOTHING, value.paper_std or NOTHING]
+        return [setting.dataset, setting.epochs_text, mark.x or NOTHING, series, *ours, *printed]
 
     @property
     def caption(self) -> str:
-        """What the marks and error bars are, what is missing, and that the paper's data set is another."""
+        """What the marks and error bars are, what is missing, and that the paper's experiment is another."""
         setting = self.table.setting
-        parts = [f"{self.label} on {setting.dataset}, epochs {setting.epochs_text}: {_spread(self.values)}."]
+        spread = _spread(self.values)
+        parts = [f"{self.label} on {setting.dataset}, epochs {setting.epochs_text}: {spread}."]
+        if any(value.interval is not None for value in self.values if value.is_difference):
+            parts.append("The 95 % intervals of these means are in the table.")
         lines = [series.name for series in self.series if any(not mark.x for mark in series.marks)]
         if lines and self.layout.kind == "lines":
             parts.append(f"Horizontal: the mean of {', '.join(lines)}, without {self.layout.x}.")
         if self.has_paper:
-            other = "" if setting.as_in_paper else ", another data set with a scale of its own"
+            other = "" if setting.as_in_paper else ", another experiment with a scale of its own"
             spread = " with the standard deviations that it prints" if any(v.paper_std for v in self.values) else ""
             parts.append(f"Right: the paper's{spread}, on {setting.paper_dataset}{other}.")
         missing = sum(value.mean is None for value in self.values)

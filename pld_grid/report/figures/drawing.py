@@ -46,7 +46,7 @@ def declared_figure(plot: Plot) -> Figure:
     from matplotlib.figure import Figure as Canvas
 
     bars = plot.layout.kind == "bars"
-    # Another data set has another scale: numbers that must not be compared share no axis.
+    # Another experiment has another scale: numbers that must not be compared share no axis.
     same = plot.table.setting.as_in_paper
     with style(math=False):
         height = 1.1 + len(plot.places) * (len(plot.series) * BAR + 0.12) if bars else 3.2
@@ -55,7 +55,10 @@ def declared_figure(plot: Plot) -> Figure:
             1, 2 if plot.has_paper else 1, squeeze=False, sharex=bars and same, sharey=bars or same
         )[0]  # fmt: skip
         for panel, printed in zip(axes, (False, True), strict=False):
-            title = f"paper: {plot.table.setting.paper_dataset}" if printed else f"ours: {plot.table.setting.dataset}"
+            setting = plot.table.setting
+            title = f"paper: {setting.paper_dataset}" if printed else f"ours: {setting.dataset}"
+            if not printed and any(named != run for named, run in setting.epochs.items()):
+                title += f"\nepochs {setting.epochs_text}"
             panel.set_title(title, fontsize=9, color=GREY)
             (_bars if bars else _lines)(panel, plot, printed)
         legend(canvas, axes[0])
