@@ -206,7 +206,7 @@ def run(
     store = Store(workspace.store)
     cells = {cell.cell_id: cell for grid in grids for cell in grid.cells()}
     finished = store.finished(cells.values())
-    replaced = sorted(finished.intersection(again))
+    replaced = {cell_id: store.receipt(cell_id) for cell_id in sorted(finished.intersection(again))}
     finished = finished.difference(replaced)
     teachers = {c.teacher.cell_id for i, c in cells.items() if i not in finished and c.teacher is not None}
     for teacher_id in teachers:
@@ -242,8 +242,10 @@ def run(
                 expected, slots = duration(current.forecast.seconds), current.forecast.slots
                 console.print(f"{len(current.pending)} cells to train, about {expected} with {slots} slots")
                 progress.weigh({c.cell_id: rooms.of(c).costs.student(c).seconds for c in current.pending})
-            for cell_id in replaced:
-                console.print(f"earlier results kept in {store.set_cell_aside(cell_id)}", soft_wrap=True)
+            for cell_id, receipt in replaced.items():
+                # Another driver may have done the same, and its results be there.
+                if store.receipt(cell_id) == receipt:
+                    console.print(f"earlier results kept in {store.set_cell_aside(cell_id)}", soft_wrap=True)
         mirror = stack.enter_context(_mirrored(grids, current, store, workspace, console))
 
         def listener(event: Event) -> None:
@@ -317,6 +319,8 @@ def grids_of_report(
     there is no such grid or profile.
     """
     origin, _ = report_module.load(folder)
+    if odd := [name for name in origin.grids if Path(name).name != name]:
+        raise InputError(f"{folder}: its records name a grid {odd[0]!r}, which must be a plain file name without .yaml")
     folders = (Path("grids"), Path(__file__).parent.parent / "grids")
     place = next((each for each in folders if each.is_dir()), folders[0])
     named = [place / f"{name}.yaml" for name in origin.grids]

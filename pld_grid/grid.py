@@ -49,10 +49,13 @@ class Grid:
 
     def only(self, cell_ids: Collection[str]) -> "Grid":
         """The grid narrowed to some of its cells and their teachers: for running, as its table has holes."""
-        kept = [entry for entry in self.entries if entry.cell.cell_id in cell_ids]
+        wanted = frozenset(cell_ids)
+        kept = [entry for entry in self.entries if entry.cell.cell_id in wanted]
+        there = {entry.cell.cell_id for entry in kept}
         for entry in self.entries:
             teacher = entry.cell.teacher
-            if teacher is not None and teacher.cell_id in cell_ids and all(e.cell != teacher for e in kept):
+            if teacher is not None and teacher.cell_id in wanted - there:
+                there.add(teacher.cell_id)
                 labels = {"teacher": entry.labels["teacher"], "loss": "teacher"}
                 kept.append(Entry(labels, teacher, "teacher", entry.block))
         return replace(self, entries=tuple(kept))

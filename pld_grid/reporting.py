@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pld_grid import report as report_module
 from pld_grid import track, watch
+from pld_grid.errors import InputError
 from pld_grid.grid import Grid
 from pld_grid.records import Record, Records, with_stale
 from pld_grid.report import Difference
@@ -51,11 +52,11 @@ def report(
     """
     workspace = workspace or Workspace.default()
     found = fetch_records(grids, workspace, source, out)
+    if source == "records":
+        _check_complete(found, out)
     if publish:
-        publisher, refresh = _publishing(grids, out, workspace)
-        changed = refresh(found)
-        publisher.flush()
-        return changed
+        _, refresh = _publishing(grids, out, workspace)
+        return refresh(found)
     mlflow = report_module.load(out)[0].mlflow if source == "records" else track.ui_address(workspace.tracking_uri)
     return report_module.write_report(grids, found, out, paper_folder(), mlflow)
 
@@ -98,7 +99,12 @@ def watch_report(
 
 @contextlib.contextmanager
 def refreshed(grids: Sequence[Grid], out: str | Path, workspace: Workspace) -> Iterator[None]:
-    """The report kept up to date in the background."""
+    """The report kept up to date in the background. Raises InputError if there could be none, before anything runs."""
+    report_module.report_files(grids, {}, report_module.origin_of(grids), paper_folder())
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
     publisher, refresh = _publishing(grids, out, workspace)
     with watch.Refresher(_live(grids, workspace), refresh, publisher.flush, REFRESH):
         yield
@@ -112,6 +118,17 @@ def paper_folder() -> Path | None:
 
 def _cells(grids: Sequence[Grid]) -> dict[str, Cell]:
     return {cell.cell_id: cell for grid in grids for cell in grid.cells()}
+
+
+def _check_complete(found: Records, folder: str | Path) -> None:
+    """Raises InputError if a report of these records, written over its own evidence, would lose some of it."""
+    _, known = report_module.load(folder)
+    lost = known.keys() - found.keys()
+    if lost:
+        raise InputError(
+            f"{folder}: {len(lost)} of its {len(known)} records are of no cell of these grids (profile, seeds and "
+            "version count), and would be lost; nothing was written"
+        )
 
 
 def _live(grids: Sequence[Grid], workspace: Workspace) -> watch.LiveRecords:

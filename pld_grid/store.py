@@ -246,13 +246,15 @@ class Store:
     def set_cell_aside(self, cell_id: str) -> str:
         """Renames all that there is of a cell, so that it can be made again; returns the folder that now holds it.
 
-        Nothing in it is changed: under its old name it is the cell's again.
+        Its results are not changed: under its old name they are the cell's again.
         """
         aside = f"{cell_id}.replaced-{uuid.uuid4().hex[:8]}"
         try:
             self.fs.mv(self.path(cell_id), self.path(aside), recursive=True)
         except OSError as error:
             raise self._error("cannot rename", (cell_id,), error) from error
+        # What MLflow has will be the next training's.
+        self.remove(aside, "mirror.json")
         return f"{self.uri.rstrip('/')}/{aside}"
 
     # -- receipts, status, mirror ------------------------------------------------------------------------------------

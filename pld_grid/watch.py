@@ -104,8 +104,9 @@ def follow(
 class Refresher:
     """`follow` beside a run, in a thread of its own: it never holds up training, and never fails it.
 
-    Use as a context manager. `at_end` is called when it ends, for which there are `timeout` seconds. At least
-    `interval` seconds lie between two refreshes, and nine times as long as one takes: workers need the CPUs.
+    Use as a context manager. When it ends, by an exception after a last refresh (as nobody else will then say what
+    became of the cells), `at_end` is called, all within `timeout` seconds. At least `interval` seconds lie between two
+    refreshes, and nine times as long as one takes: workers need the CPUs.
     """
 
     def __init__(
@@ -120,30 +121,37 @@ class Refresher:
         self._over = threading.Event()
         self._shown: dict[str, Record] | None = None
         self._told: set[str] = set()
+        self._failed = False
         self._thread = threading.Thread(target=self._loop, name="pld_grid-report", daemon=True)
 
     def __enter__(self) -> "Refresher":
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._failed = kind is not None
         self._over.set()
         self._thread.join(self.timeout)
 
     def _loop(self) -> None:
         pause = self.interval
         while not self._over.wait(pause):
-            started = time.monotonic()
-            self._look()
-            pause = max(self.interval, 9 * (time.monotonic() - started))
-        self.at_end()
+            started = time.thread_time()  # not the time that MLflow makes it wait
+            self._try(self._look)
+            pause = max(self.interval, 9 * (time.thread_time() - started))
+        if self._failed:
+            self._try(self._look)
+        self._try(self.at_end)
 
     def _look(self) -> None:
+        records = self.live.read()
+        if records != self._shown:
+            self.refresh(records)
+            self._shown = records
+
+    def _try(self, what: Callable[[], None]) -> None:
         try:
-            records = self.live.read()
-            if records != self._shown:
-                self.refresh(records)
-                self._shown = records
+            what()
         except Exception as error:
             if str(error) not in self._told:
                 # What is not in our tree of errors is a bug: its traceback is wanted, but not at training's expense.
@@ -184,6 +192,7 @@ class Publisher:
             if not self._told:
                 logger.warning("%s; the report is in its folder", error)
             self._told = True
+            self.interval *= 2  # waiting for one that is away costs time
 
 
 def _marks(store: Store, cell_ids: Iterable[str]) -> dict[str, Hashable]:

@@ -22,6 +22,13 @@ OptionalGrids = Annotated[
     list[str] | None,
     typer.Argument(metavar="[GRID...]", help="Grid YAML files; a report's own, if left out where it is read."),
 ]
+DEFAULT_PROFILE = "digits"
+OwnProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", "-p", help="Profile: a name in grids/profiles, or a file. \\[default: digits, or a report's own]"
+    ),
+]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile: a name in grids/profiles, or a file.")]
 StorePath = Annotated[
     str | None, typer.Option("--store", help="Store: a folder or fsspec URI. \\[default: $PLD_GRID_STORE or .pld_grid]")

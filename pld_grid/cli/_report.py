@@ -7,10 +7,11 @@ import typer
 
 from pld_grid.cli import console
 from pld_grid.cli._options import (
+    DEFAULT_PROFILE,
     Experiment,
     MaxCells,
     OptionalGrids,
-    ProfileName,
+    OwnProfile,
     Seeds,
     Source,
     StorePath,
@@ -73,7 +74,7 @@ def watch_report(grids: "list[Grid]", folder: str, workspace: Any, interval: flo
 def report(
     grids: OptionalGrids = None,
     out: Annotated[str, typer.Option(help="Folder to write. \\[default: reports/PROFILE]")] = "",
-    profile: ProfileName = "digits",
+    profile: OwnProfile = None,
     store: StorePath = None,
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
@@ -96,10 +97,10 @@ def report(
     if watch and (own or source is not Source.store):
         raise InputError("--watch: goes with the store's records only, without --check")
     if own:
-        folder = out or f"reports/{profile}"
-        loaded = api.grids_of_report(folder, grids or (), profile if grids else None, seeds=seeds)
+        folder = out or f"reports/{profile or DEFAULT_PROFILE}"
+        loaded = api.grids_of_report(folder, grids or (), profile, seeds=seeds)
     else:
-        loaded = load(grids or [], profile, seeds, max_cells)
+        loaded = load(grids or [], profile or DEFAULT_PROFILE, seeds, max_cells)
         folder = out or f"reports/{loaded[0].profile.name}"
     if check:
         check_report(loaded, folder)

@@ -23,7 +23,7 @@ _CHECKSUM = "records_sha256"
 _RECORD = TypeAdapter(Record)
 _NAMES = {field.name for field in fields(Record)}
 _PATH = re.compile(r"(?<![\w/:.])(?:\w+:/{2,3})?~?(?:/[^\s/:'\",;()\[\]]+){2,}/?")
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]*@")
+_CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]*@")
 
 
 class Origin(Frozen):

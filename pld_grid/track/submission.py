@@ -84,11 +84,11 @@ def alive(store: Store) -> list[Submission]:
 
 
 def newest(store: Store, cell_ids: Iterable[str]) -> Submission | None:
-    """The latest submission that wanted any of these cells."""
+    """Of the submissions that wanted most of these cells, the latest."""
     wanted = set(cell_ids)
     return max(
         (each for each in load(store) if not wanted.isdisjoint(each.cells)),
-        key=lambda each: each.submission_id,
+        key=lambda each: (len(wanted & each.cells.keys()), each.submission_id),
         default=None,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 
 from pld_grid.errors import StoreError, TrackingError
-from pld_grid.spec import SPEC_VERSION, Cell, Scalar
+from pld_grid.spec import SPEC_VERSION, Cell, Scalar, digest
 from pld_grid.store import Mirror, Progress, Receipt, Store
 from pld_grid.track import content, submission
 from pld_grid.track.content import (
@@ -226,6 +226,9 @@ class Tracker:
         client, _ = self._connected()
         run = self._run_of_cell(cell, progress)
         run_id, had = run.info.run_id, run.data.tags
+        if had.get(RECEIPT) and had[RECEIPT] in self._set_aside(cell_id):
+            # What the run shows was set aside in favour of another training, all of whose epochs it lacks.
+            had = {name: value for name, value in had.items() if name != LOGGED}
         wanted = self._tags(cell, progress, had)
         if progress is not None and progress.receipt is not None and had.get(RECEIPT) != wanted[RECEIPT]:
             self._upload_results(run_id, progress.receipt)
@@ -300,6 +303,12 @@ class Tracker:
         state = progress.state if progress else "unfinished"
         wanted = self._tags(cell, progress, had)
         return run.status == STATUS[state] and all(had.get(name) == value for name, value in wanted.items())
+
+    def _set_aside(self, cell_id: str) -> set[str]:
+        """Digests of the receipts that a cell had before it was trained again."""
+        names = (name for name in self.store.names() if name.startswith(f"{cell_id}.replaced-"))
+        found = (self.store.read_model(Receipt, name, "receipt.json") for name in names)
+        return {digest(receipt) for receipt in found if receipt is not None}
 
     def _upload_results(self, run_id: str, receipt: Receipt) -> None:
         files = content.artifacts(receipt)
