@@ -518,6 +518,38 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
+def test_a_cell_trained_again_shows_its_own_epochs_and_the_earlier_ones_once_they_are_back(
+    store: Store, tracker: Tracker, uri: str
+) -> None:
+    from mlflow import MlflowClient
+
+    cell = make_cell()
+    earlier = finish(store, cell)
+    tracker.sync_all()
+
+    def shown() -> list[float]:
+        mirror = store.mirror(cell.cell_id)
+        assert mirror is not None
+        assert from_store(store, [cell.cell_id]) == records(uri, EXPERIMENT, [cell.cell_id])
+        return [each.value for each in MlflowClient(uri).get_metric_history(mirror.run_id, "top1")]
+
+    before = [each.metrics["top1"] for each in earlier.epochs]
+    assert sorted(shown()) == sorted(before)
+    kept = store.set_cell_aside(cell.cell_id).rpartition("/")[2]
+    epochs = tuple(
+        each.model_copy(update={"metrics": {name: value + 10 for name, value in each.metrics.items()}})
+        for each in earlier.epochs
+    )
+    again = finish(store, cell, epochs=epochs, metrics=epochs[-1].metrics)
+    assert tracker.sync_all() == 1
+    assert sorted(shown()) == sorted(before + [each.metrics["top1"] for each in again.epochs])
+    # Under their old name the earlier results are the cell's again.
+    store.set_cell_aside(cell.cell_id)
+    Path(store.path(kept)).rename(store.path(cell.cell_id))
+    assert tracker.sync_all() == 1
+    assert set(shown()) == set(before) | {each.metrics["top1"] for each in again.epochs}
+
+
 def test_nothing_is_lost_while_the_server_is_away(
     store: Store, server: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ):
