@@ -12,7 +12,7 @@ import pytest
 from service import GRID, PROFILE, Service, all_gone, answer, details, family, rest, wait_for, wait_for_line
 
 from pld_grid import schedule, track
-from pld_grid.store import Store
+from pld_grid.store import Progress, Store
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,11 @@ def _runs(service: Service) -> dict[str, list[tuple[str, ...]]]:
             "runs": connection.execute("select run_uuid, status from runs").fetchall(),
             "top1": connection.execute("select run_uuid, step from metrics where key = 'top1'").fetchall(),
         }
+
+
+def _progress(store: Store) -> list[Progress]:
+    """All that the store knows of cells."""
+    return [progress for cell in store.cell_ids() if (progress := store.progress(cell)) is not None]
 
 
 def test_the_tables_are_the_same_from_the_store_and_from_mlflow(undisturbed: Service, expected: bytes) -> None:
@@ -217,9 +222,11 @@ cells:
   - {teacher: big, student: small, epochs: 500, loss: [dist, pld], optimizer: [adamw, lamb]}
 """
     service = Service(tmp_path, database=database, grid=cells + GRID[GRID.index("table:") :])
+    store = Store(service.store)
     process = service.start("run")
     wait_for_line(process, "[1/9] finished")
-    wait_for_line(process, "[2/9] finished")
+    # The teacher; now students train.
+    wait_for(process, lambda: any(found.state == "unfinished" and found.epochs for found in _progress(store)))
     started = family(process)
     process.send_signal(signal.SIGINT)
     err = rest(process)
@@ -228,8 +235,7 @@ cells:
     assert "checkpoints are kept" in err
     assert "Traceback" not in err
     assert all_gone(started), details(started)
-    store = Store(service.store)
-    states = [progress.state for cell in store.cell_ids() if (progress := store.progress(cell)) is not None]
+    states = [progress.state for progress in _progress(store)]
     assert "cancelled" in states
     assert set(states) <= {"finished", "cancelled"}
     assert b"cancelled" in service.tables()["losses.csv"]

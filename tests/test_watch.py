@@ -266,6 +266,15 @@ def test_a_run_is_refreshed_beside_it(tmp_path: Path):
     assert seen[-2:] == [["finished", "not run", "not run"], ["the end"]]
 
 
+def test_a_run_that_is_stopped_leaves_a_last_report(tmp_path: Path):
+    store, seen = Store(tmp_path), []
+    live = LiveRecords(store, CELLS)
+    with pytest.raises(KeyboardInterrupt), Refresher(live, lambda found: seen.append(states(found)), interval=3600):
+        finish(store, CELLS[0])
+        raise KeyboardInterrupt
+    assert seen == [["finished", "not run", "not run"]]
+
+
 def test_a_report_that_cannot_be_written_is_told_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     tries = threading.Semaphore(0)
 
