@@ -25,7 +25,7 @@ SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 quickstart: .venv/.runtime
 	$(BIN)/pld-grid run grids/table07.yaml --profile digits --report reports/quickstart --show
 	@echo
-	@echo "The table as files: reports/quickstart/   The runs in MLflow: make ui"
+	@echo "The report: reports/quickstart/index.html   The runs in MLflow: make ui"
 
 test: lint types contracts follows unit
 

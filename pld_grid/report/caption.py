@@ -29,6 +29,8 @@ def interval_caption(table: Table) -> str:
     differences = [value for value in table.values if value.is_difference]
     if not differences:
         return ""
+    if len(table.setting.seeds) < 2:
+        return '"[-]": one seed, hence no interval'
     text = (
         "[low, high] is the 95 % t interval of a difference's mean over seeds; equal seeds share initial weights and"
         " batches, so they are subtracted in pairs; all seeds share their teachers"

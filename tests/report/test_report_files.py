@@ -281,7 +281,7 @@ def test_markdown_of_one_seed_says_that_it_has_no_interval(profile: Profiles, tm
     del records[grid.entries[0].cell.cell_id]
     write_report([grid], records, tmp_path, PAPER)
     text = (tmp_path / "table07.md").read_text()
-    assert "no standard deviation and no interval" in text and '"\\[-\\]": fewer than two seeds' in text
+    assert "no standard deviation and no interval" in text and '"\\[-\\]": one seed, hence no interval' in text
     row = next(line for line in text.splitlines() if line.startswith("| AdamW "))
     assert len(re.findall(r"\| \*\*-?[\d.]+\*\*<br><sub>\\\[-\\\]</sub><br><sub>[\d.]+ · ", row)) == 2
     # Where there is no number at all, its state says enough.
