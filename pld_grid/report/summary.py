@@ -23,7 +23,9 @@ class OpenQuestion:
 
 def open_questions(cells: Iterable[Cell]) -> list[OpenQuestion]:
     """The ledger, with the values used in these cells; none where no cell has the field."""
-    everything = list(cells)
+    # Thousands of cells share few parts.
+    distinct = {tuple(part.canonical for part in (c.conventions, c.recipe, c.optimizer, c.student)): c for c in cells}
+    everything = list(distinct.values())
     return [
         OpenQuestion(
             entry.field,
