@@ -110,7 +110,12 @@ class Service:
         grid = api.load_grid(self.folder / "losses.yaml", str(self.folder / "tiny.yaml"))
         database = f"sqlite:///{self.folder / '.pld_grid' / 'mlflow.db'}"
         api.report([grid], out, api.Workspace(str(self.store), database), source=source)
-        return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+        return contents(out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:

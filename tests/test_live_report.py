@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cells import finish
-from service import Service, rest, wait_for
+from service import Service, contents, rest, wait_for
 
 from pld_grid import api
 from pld_grid.spec import Cell
@@ -37,11 +37,6 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     service.finish(*service.cells)
     service.report()
     return service
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, by name."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def edit(path: Path, old: str, new: str) -> None:
