@@ -7,7 +7,8 @@ import torch
 
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
-from pld_grid.train.cohort import Surroundings, train_cohort
+from pld_grid.train.cohort import train_cohort
+from pld_grid.train.surroundings import Surroundings
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

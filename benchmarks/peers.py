@@ -42,7 +42,8 @@ from pld_grid.machine import MachineSettings
 from pld_grid.spec import Augmentation, Cell, Loss
 from pld_grid.store import Store
 from pld_grid.train import data, losses
-from pld_grid.train.cohort import Surroundings, train_cohort
+from pld_grid.train.cohort import train_cohort
+from pld_grid.train.surroundings import Surroundings
 from pld_grid.train.models import build_model, load_weights
 
 GRIDS = Path(__file__).parents[1] / "grids"

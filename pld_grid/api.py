@@ -192,7 +192,8 @@ def run(
     Raises:
         KeyboardInterrupt: it was stopped.
         ResourceError: a cohort asks for more than the cluster has.
-        StoreError: the store cannot be written.
+        StoreError: the store cannot be written, or is full.
+        WaveStopped: all that was tried first failed with one and the same error.
         InputError: the data folder is missing, or a batch cannot be dealt out to the devices of a cohort.
         WeightsError: published weights are missing, and must not be fetched.
     """
@@ -259,7 +260,7 @@ def run(
             console.print(f"Nothing to train: all {len(current.finished)} cells are finished.")
     return RunSummary(
         finished=progress.count("finished"),
-        failed=progress.count("failed"),
+        failed=progress.count("failed") + progress.count("lost"),
         diverged=progress.count("diverged"),
         finished_before=len(everything.finished),
         seconds=progress.elapsed,

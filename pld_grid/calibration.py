@@ -14,7 +14,7 @@ from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
 if TYPE_CHECKING:
-    from pld_grid.train.cohort import Surroundings
+    from pld_grid.train.surroundings import Surroundings
 
 
 def costs_of(store: Store, machine: MachineSettings, device: str | None = None) -> cost.Costs:

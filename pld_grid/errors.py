@@ -3,9 +3,11 @@
 PldGridError
 ├── InputError          the user's text is wrong: file, key path, what, nearest valid name  (exit code 2)
 ├── StoreError          the store cannot be read or written, or holds damaged data          (exit code 2)
+│   └── StoreFull       it has no room left                                                 (exit code 2)
 ├── ResourceError       the cluster can never satisfy the request                           (exit code 2)
 ├── TrackingError       MLflow could not be reached                                         (exit code 3)
 └── CellsFailed         the grid ran, and some of its cells failed                          (exit code 1)
+    └── WaveStopped     it was stopped, as all that it tried failed alike                   (exit code 1)
 
 Every message is one line that a user can act on. Anything that is not in this tree is a bug of ours and
 keeps its traceback.
@@ -29,6 +31,10 @@ class StoreError(PldGridError):
     """The store cannot be used, or what it holds is damaged."""
 
 
+class StoreFull(StoreError):
+    """The store's disk or quota is full; what is in it is whole."""
+
+
 class ResourceError(PldGridError):
     """The request can never be satisfied by the cluster at hand."""
 
@@ -43,6 +49,10 @@ class CellsFailed(PldGridError):
     """Some cells failed; the others are finished and kept."""
 
     exit_code = 1
+
+
+class WaveStopped(CellsFailed):
+    """What was tried first failed with one and the same error, so the rest was not."""
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:

@@ -1,11 +1,14 @@
 """Local files that readers see whole or not at all."""
 
 import contextlib
+import errno
 import os
 import uuid
 from pathlib import Path
 
 from pld_grid.errors import InputError
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def write_whole(path: Path, data: bytes, durable: bool) -> None:
@@ -27,6 +30,30 @@ def write_whole(path: Path, data: bytes, durable: bool) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def create_whole(path: Path, data: bytes) -> None:
+    """Writes a file that must not be there yet, making folders as needed: readers see it whole or not at all.
+
+    Raises FileExistsError, or another OSError, and leaves nothing behind then. Does not wait for the disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(data)
+        # Unlike a rename, a link never replaces what is there.
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        # A network file system may say so of the link that it has just made.
+        if temporary.stat().st_nlink < 2:
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with path.open("xb") as file:
+            file.write(data)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_changed(path: Path, data: bytes) -> bool:

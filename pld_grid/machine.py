@@ -17,8 +17,9 @@ class MachineSettings(Frozen):
 
     `gpus_per_cohort` may be a fraction; `devices_per_cohort` such shares, each with its own process, train a cohort
     together; `accelerator` is the kind of device that they must have, as Ray names it (`H100`); `cohort_size` limits
-    how many students share one trial. `channels_last`, `compile` and `devices_per_cohort` change the order in which
-    numbers are added up, hence their last digits, and so may another kind of device; the others change none.
+    how many students share one trial; after `hung_after` seconds without a batch a trial is ended and tried again.
+    `channels_last`, `compile` and `devices_per_cohort` change the order in which numbers are added up, hence their last
+    digits, and so may another kind of device; the others change none.
     """
 
     cpus_per_cohort: Positive = 1
@@ -29,6 +30,7 @@ class MachineSettings(Frozen):
     loader_workers: Annotated[int, Field(ge=0, strict=True)] = 0
     prefetch_batches: Count = 2
     checkpoint_every: Count = 1
+    hung_after: Positive = 1800
     channels_last: Flag = False
     compile: Flag = False
 

@@ -53,6 +53,7 @@ class Progress:
         self.ended: dict[str, str] = {}
         self.started = time.monotonic()
         self.live: Live | None = None
+        self._told: set[str] = set()
 
     def __enter__(self) -> "Progress":
         # FORCE_COLOR makes a console call itself a terminal; only a real one can be redrawn.
@@ -89,6 +90,14 @@ class Progress:
         if event.kind == "split":
             self.console.print(f"cohort of {event.cell_id} split in two: {event.reason}", soft_wrap=True)
             return
+        if event.kind == "held":
+            if event.reason not in self._told:
+                self.console.print(f"{event.reason}, and maybe others: its results will be shared", soft_wrap=True)
+            self._told.add(event.reason)
+            self.running.pop(event.cell_id, None)
+            return
+        if event.kind == "full":
+            return
         if event.kind == "started":
             # Epochs of an earlier run are no work of this one: they must not flatter the estimate.
             self.skipped += self._work(event.cell_id, max(0, event.epoch - self.epochs.get(event.cell_id, 0)))
@@ -99,7 +108,9 @@ class Progress:
         self.running.pop(event.cell_id, None)
         self.ended[event.cell_id] = event.kind
         self._reach(event.cell_id, max(cell.epochs, 1))
-        result = f"top-1 {event.metrics['top1']:.2f} %" if event.kind == "finished" else event.reason
+        result = event.reason
+        if event.kind == "finished":
+            result = f"top-1 {event.metrics['top1']:.2f} %{f', {event.reason}' if event.reason else ''}"
         line = Text(f"[{len(self.ended):>{len(str(self.total))}}/{self.total}] ")
         line.append(event.kind, style="green" if event.kind == "finished" else "bold red")
         line.append(f" {event.cell_id}  {describe(cell)}  {result}")
@@ -125,7 +136,7 @@ class Progress:
         return f"{duration(elapsed)}{eta}"
 
     def __rich__(self) -> RenderableType:
-        failed = self.count("failed") + self.count("diverged")
+        failed = self.count("failed") + self.count("lost") + self.count("diverged")
         head = Text.assemble(
             (f"{self.count('finished')}", "bold green"), f"/{self.total} cells finished, ",
             (f"{len(self.running)}", "bold cyan"), " running, ",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Progress, Provenance, Store
 
-State = Literal["finished", "diverged", "failed", "cancelled", "unfinished", "queued", "stale"]
+State = Literal["finished", "diverged", "failed", "lost", "cancelled", "unfinished", "queued", "stale"]
 
 
 @dataclass(frozen=True)

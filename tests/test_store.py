@@ -30,9 +30,9 @@ def names(store: Store, *parts: str) -> set[str]:
     return {name.rstrip("/").rsplit("/", 1)[-1] for name in found}
 
 
-def damaged(store: Store, *parts: str) -> list[bytes]:
+def damaged(store: Store, cell_id: str) -> list[bytes]:
     """The contents of the files that were set aside."""
-    kept = [store.read(*parts, name) for name in sorted(names(store, *parts)) if ".damaged-" in name]
+    kept = [store.read(cell_id, "damaged", name) for name in sorted(names(store, cell_id, "damaged"))]
     return [data for data in kept if data is not None]
 
 
@@ -190,7 +190,7 @@ def test_damaged_checkpoints_cost_one_interval(store: Store, file: str, damage: 
     assert loaded[0].epoch == 2
     assert loaded[0].epochs == make_epochs(2)
     assert sha256(loaded[1]) == loaded[0].sha256
-    assert bad in damaged(store, CELL.cell_id, "checkpoints")
+    assert bad in damaged(store, CELL.cell_id)
     assert store.load_checkpoint(CELL) == loaded
     begin(store, CELL, 3)
     again = store.load_checkpoint(CELL)
@@ -232,7 +232,7 @@ def test_checkpoints_of_others_do_not_count(store: Store, name: str) -> None:
         assert len(progress.epochs) == 1
         assert loaded is not None
         assert loaded[0].epoch == 1
-    assert damaged(store, CELL.cell_id, "checkpoints") == [copied]
+    assert damaged(store, CELL.cell_id) == [copied]
 
 
 def test_no_whole_checkpoint_is_a_fresh_start(store: Store) -> None:
@@ -240,7 +240,7 @@ def test_no_whole_checkpoint_is_a_fresh_start(store: Store) -> None:
         begin(store, CELL, epoch)
         store.write(b"", CELL.cell_id, "checkpoints", f"00000{epoch}.pt")
     assert store.load_checkpoint(CELL) is None
-    assert len(damaged(store, CELL.cell_id, "checkpoints")) == 4
+    assert len(damaged(store, CELL.cell_id)) == 4
 
 
 def test_old_checkpoints_go(store: Store) -> None:
@@ -375,7 +375,6 @@ def test_killed_writers_leave_only_whole_files(tmp_path: Path) -> None:
         assert loaded[0].epoch >= written
         assert loaded[1] == bytes([loaded[0].epoch % 256]) * 400_000
         assert not damaged(store, CELL.cell_id)
-        assert not damaged(store, CELL.cell_id, "checkpoints")
         assert not damaged(store, OTHER.cell_id)
         store.remove(CELL.cell_id)
 

@@ -12,9 +12,11 @@ from pld_grid.machine import Machines
 from pld_grid.reading import one_line
 from pld_grid.schedule.cluster import resources_per_device
 from pld_grid.spec import Cell
-from pld_grid.train.cohort import Surroundings, train_cohort
+from pld_grid.train.cohort import train_cohort
 from pld_grid.train.device import out_of_memory
-from pld_grid.train.group import Failed, Group, GroupBroken
+from pld_grid.train.failure import Failed, loader_died
+from pld_grid.train.group import Group, GroupBroken
+from pld_grid.train.surroundings import Surroundings
 
 # Read by Ray Train in the trial, and handed on by it to the processes that it starts.
 _ENVIRONMENT = {
@@ -123,7 +125,7 @@ def _train_share(config: dict[str, Any]) -> None:
     except Exception as error:
         send()
         # Where memory was short in one process alone, another try or a smaller cohort may help.
-        if not isinstance(error, GroupBroken) and not out_of_memory(error):
+        if not isinstance(error, GroupBroken) and not out_of_memory(error) and not loader_died(error):
             news.put(Failed.of(error))
         group.leave()
         raise Failed.of(error) from None

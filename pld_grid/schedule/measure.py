@@ -9,7 +9,7 @@ from pld_grid.errors import PldGridError, ResourceError, listing
 from pld_grid.machine import MachineSettings
 from pld_grid.reading import one_line
 from pld_grid.schedule.cluster import local_cpus, local_memory, resources_per_device
-from pld_grid.train.cohort import Surroundings
+from pld_grid.train.surroundings import Surroundings
 
 # Enough to make a machine as busy as a run does; more would only cost.
 _MOST_MEASURING = 8

@@ -1,16 +1,21 @@
 """What runs in a Ray worker: one cohort."""
 
+from dataclasses import replace
 from typing import Any
 
+from pld_grid.errors import StoreFull
 from pld_grid.events import Event
 from pld_grid.schedule.devices import WorkerDied, train_on_devices
 from pld_grid.spec import Cell
 from pld_grid.store import Store
-from pld_grid.train.cohort import Surroundings, fail_cell, train_cohort
+from pld_grid.train.cohort import train_cohort
+from pld_grid.train.failure import fail_cell, loader_died
+from pld_grid.train.surroundings import Surroundings
 
 
 def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surroundings: Surroundings) -> None:
-    """One cohort, in a Ray worker. Errors end here: only a worker's death is worth another try."""
+    """One cohort, in a Ray worker. Errors end here: only a process's death is worth another try."""
+    import ray
     import torch
     from ray import tune
 
@@ -18,6 +23,7 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
     torch.set_num_threads(max(1, int(surroundings.machine.cpus_per_cohort)))
     cells = [Cell.model_validate(cell) for cell in cohorts[config["cohort"]]]
     outbox: list[dict[str, Any]] = []
+    held: set[str] = set()
 
     def send() -> None:
         # All that an epoch's end brings goes in one report: each waits for the driver.
@@ -27,15 +33,20 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
 
     def listener(event: Event) -> None:
         outbox.append(event.to_dict())
+        if event.kind == "held":
+            held.add(event.cell_id)
 
+    here = replace(surroundings, node=ray.get_runtime_context().get_node_id())
     train = train_on_devices if surroundings.machine.devices_per_cohort > 1 else train_cohort
     try:
-        train(cells, surroundings, listener, send)
-    except WorkerDied:
-        raise
+        train(cells, here, listener, send)
+    except StoreFull as error:
+        listener(Event("full", cells[0].cell_id, reason=str(error)))
     except Exception as error:
+        if isinstance(error, WorkerDied) or loader_died(error):
+            raise
         store = Store(surroundings.store)
         for cell in cells:
-            if store.receipt(cell) is None:
+            if cell.cell_id not in held and store.receipt(cell) is None:
                 fail_cell(store, cell, 0, error, listener)
     send()

@@ -1,217 +1,226 @@
 """Runs a plan: one Tune trial per cohort, a wave at a time.
 
-Tune is a disposable executor: it hands out resources and starts again what died. What is done, and what a result is,
-stands in the store alone.
+Tune is a disposable executor. What is done, who does it, and what a result is, stands in the store alone.
 """
 
 import logging
-import tempfile
 import threading
 import time
-import uuid
-from collections.abc import Callable, Container, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from pld_grid import stop
+from pld_grid.errors import StoreFull, WaveStopped
 from pld_grid.events import Event, Listener
-from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort, Plan
-from pld_grid.schedule.cluster import resources_per_device, slots
-from pld_grid.schedule.trial import run_trial
+from pld_grid.schedule.breaker import Breaker
+from pld_grid.schedule.tuner import run_trials
+from pld_grid.schedule.watch import hung_workers_ended
 from pld_grid.spec import Cell
-from pld_grid.store import Status, Store
-from pld_grid.train.cohort import Surroundings
+from pld_grid.store import Receipt, Status, Store, claims, leases
+from pld_grid.train.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 WORKER_DEATHS = 3
 # Of a half of a cohort whose workers died so often.
 HALF_DEATHS = 1
+# Seconds between two looks at what other runs train.
+LOOK = 1.0
 
 
 def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None:
     """Runs what the plan has pending, inside `cluster`; every cell ends in the store with a receipt or a status.
 
-    On KeyboardInterrupt the running cells become `cancelled`, keeping their checkpoints, and it is raised again; so it
-    is once cohorts have stopped as `pld_grid.stop` asked them to.
+    Cells that other runs train are left to them, and waited for; what they leave unfinished is gone on with. On
+    KeyboardInterrupt the running cells become `cancelled`, keeping their checkpoints, and it is raised again; so it is
+    once cohorts have stopped as `pld_grid.stop` asked them to.
+
+    Raises:
+        StoreFull: the store has no room left.
+        WaveStopped: all that was tried first failed with one and the same error.
     """
-    store, lock, ended = Store(surroundings.store), threading.Lock(), set[str]()
-
-    def hear(event: Event) -> None:
-        # Tuners run side by side.
-        with lock:
-            if event.kind in ("finished", "diverged", "failed"):
-                ended.add(event.cell_id)
-            listener(event)
-
-    for wave in plan.waves:
-        cohorts = [c for c in (_trainable(cohort, store, hear) for cohort in wave) if c is not None]
-        retries = WORKER_DEATHS
-        while cohorts:
-            try:
-                results = _tune(cohorts, surroundings, hear, retries)
-                left = [cell for cohort in cohorts for cell in cohort.cells if cell.cell_id not in ended]
-                if left and stop.requested(store, surroundings.run):
-                    raise KeyboardInterrupt
-            except KeyboardInterrupt:
-                for cell in (cell for cohort in cohorts for cell in cohort.cells):
-                    begun = store.cell(cell.cell_id) is not None
-                    if begun and cell.cell_id not in ended and store.receipt(cell) is None:
-                        status = Status(state="cancelled", reason="interrupted", time=time.time())
-                        store.write_status(cell.cell_id, status)
-                raise
-            lost = [c for c in (_left_of(*pair, store, ended, hear, retries) for pair in results) if c is not None]
-            # Too much memory, or one student that takes its process down: the halves will tell.
-            cohorts = [half for cohort in lost for half in cohort.halves()]
-            retries = HALF_DEATHS
+    store = Store(surroundings.store)
+    with hung_workers_ended(store, surroundings.run):
+        for wave in plan.waves:
+            _Wave(store, surroundings, listener).run(wave)
 
 
-def _trainable(cohort: Cohort, store: Store, listener: Listener) -> Cohort | None:
-    """The cohort without the cells whose teacher could not be made."""
-    teacher = cohort.teacher
-    if teacher is None or teacher.is_measurement:
-        return cohort
-    receipt = store.receipt(teacher)
-    if receipt is not None and receipt.state == "finished":
-        return cohort
-    state = "was not trained" if receipt is None else receipt.state
-    reason = f"its teacher {teacher.cell_id} ({teacher.student.architecture}) {state}"
-    for cell in cohort.cells:
-        if cell.teacher is not None:
-            _note_failure(store, cell, reason, listener)
-    kept = tuple(cell for cell in cohort.cells if cell.teacher is None)
-    return replace(cohort, cells=kept) if kept else None
+class _Wave:
+    """Cohorts that can run side by side, until all their cells have come to an end."""
 
+    def __init__(self, store: Store, surroundings: Surroundings, listener: Listener) -> None:
+        self.store, self.surroundings, self.listener = store, surroundings, listener
+        self.begun: set[str] = set()
+        self.ended: set[str] = set()
+        self.held: set[str] = set()
+        self.waiting: list[Cohort] = []
+        self.full = ""
+        self.breaker = Breaker([])
+        self.observer = leases.Observer(store)
+        self.lapsed: set[str] = set()
+        self._lock = threading.Lock()
 
-def _note_failure(store: Store, cell: Cell, reason: str, listener: Listener) -> None:
-    store.write_cell(cell)
-    store.write_status(cell.cell_id, Status(state="failed", reason=reason, time=time.time()))
-    listener(Event("failed", cell.cell_id, reason=reason))
-
-
-def _tune(
-    cohorts: Sequence[Cohort], surroundings: Surroundings, listener: Listener, retries: int
-) -> list[tuple[Cohort, Any]]:
-    """Runs cohorts side by side, with a Tuner for each kind of machine; returns them with Tune's results."""
-    by_machine: dict[MachineSettings, list[Cohort]] = {}
-    for cohort in cohorts:
-        by_machine.setdefault(cohort.machine, []).append(cohort)
-    # Tune's registry is one for all threads and guarded by none: what is written there is written here.
-    calls = [
-        partial(_tune_alike, same, machine, _register(same, replace(surroundings, machine=machine)), listener, retries)
-        for machine, same in by_machine.items()
-    ]
-    return [pair for pairs in _side_by_side(calls) for pair in pairs]
-
-
-def _register(cohorts: Sequence[Cohort], surroundings: Surroundings) -> str:
-    """Tells Tune how to train these cohorts, which are of one kind of machine; the name of that."""
-    from ray import tune
-
-    trainable = tune.with_parameters(
-        run_trial, cohorts=[[c.model_dump(mode="json") for c in cohort.cells] for cohort in cohorts],
-        surroundings=surroundings,
-    )  # fmt: skip
-    machine = surroundings.machine
-    # Of several devices, the trial's own workers have them.
-    resources = resources_per_device(machine) if machine.devices_per_cohort == 1 else {"memory": 1.0}
-    name = f"cohorts-{uuid.uuid4().hex}"
-    tune.register_trainable(name, tune.with_resources(trainable, resources))
-    return name
-
-
-def _side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Makes all calls at once, the first in this thread; raises what one of them did."""
-    first, *others = calls
-    futures: list[Future[T]] = [Future() for _ in others]
-
-    def answer(future: Future[T], call: Callable[[], T]) -> None:
+    def run(self, wave: Iterable[Cohort]) -> None:
+        """Trains the cohorts; see `run_plan`."""
+        cohorts = [c for c in (self._trainable(cohort) for cohort in wave) if c is not None]
+        self.breaker = Breaker(cohorts)
+        deaths = WORKER_DEATHS
         try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
+            while cohorts:
+                self.held.clear()
+                told = replace(self.surroundings, lapsed=tuple(sorted(self.lapsed)))
+                results = run_trials(cohorts, told, self.hear, self._died, deaths)
+                self._check(cohorts)
+                left = [c for c in (self._left_of(*pair, deaths) for pair in results) if c is not None]
+                # Too much memory, or one student that takes its process down: the halves will tell.
+                cohorts, deaths = [half for cohort in left for half in cohort.halves()], HALF_DEATHS
+                if not cohorts:
+                    cohorts, deaths = self._freed(), WORKER_DEATHS
+        except KeyboardInterrupt:
+            self._cancel(cohorts)
+            raise
 
-    for future, call in zip(futures, others, strict=True):
-        # Not a pool's: on Ctrl-C nobody waits for it.
-        threading.Thread(target=answer, args=(future, call), daemon=True).start()
-    return [first(), *(future.result() for future in futures)]
+    def hear(self, event: Event) -> None:
+        """Takes in an event, from whichever thread."""
+        # Tuners run side by side.
+        with self._lock:
+            if event.kind == "started":
+                self.begun.add(event.cell_id)
+            elif event.kind in ("finished", "diverged", "failed", "lost"):
+                self.ended.add(event.cell_id)
+            elif event.kind == "held":
+                self.held.add(event.cell_id)
+            elif event.kind == "full":
+                self.full = event.reason
+            self.listener(event)
+            self.breaker.hear(event)
+            if self.breaker.error and not stop.requested(self.store, self.surroundings.run):
+                stop.request(self.store, self.surroundings.run)
 
+    def _check(self, cohorts: Sequence[Cohort]) -> None:
+        """Whether to go on, after trials have ended."""
+        run = self.surroundings.run
+        if self.full:
+            raise StoreFull(f"{self.full}; what is in it is whole, and the same command goes on from there")
+        if self.breaker.error:
+            stop.clear(self.store, run)
+            tried = self.breaker.failed
+            others = sum(len(cohort.cells) for cohort in cohorts) - tried
+            raise WaveStopped(
+                f"the first {tried} cells all failed with one error, so the other {others} were not tried: "
+                f"{self.breaker.error}"
+            )
+        left = [cell for cohort in cohorts for cell in cohort.cells if cell.cell_id not in self.ended | self.held]
+        if left and stop.requested(self.store, run):
+            raise KeyboardInterrupt
 
-def _tune_alike(
-    cohorts: Sequence[Cohort], machine: MachineSettings, trainable: str, listener: Listener, retries: int
-) -> list[tuple[Cohort, Any]]:
-    """Runs cohorts of one kind of machine side by side."""
-    import ray
-    from ray import tune
+    def _cancel(self, cohorts: Iterable[Cohort]) -> None:
+        for cell_id in (cell.cell_id for cohort in cohorts for cell in cohort.cells):
+            if cell_id not in self.begun or cell_id in self.ended or self.store.receipt(cell_id) is not None:
+                continue
+            # Another run may have gone on with it.
+            if claims.leave(self.store, cell_id, self.surroundings.run):
+                self.store.write_status(cell_id, Status(state="cancelled", reason="interrupted", time=time.time()))
 
-    class Ears(tune.Callback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
-            for event in result.get("events", ()):
-                listener(Event(**event))
+    def _died(self, cohort: Cohort) -> None:
+        logger.warning("a worker died; its cohort goes on from its checkpoints")
+        for cell in cohort.cells:
+            if cell.cell_id in self.begun and cell.cell_id not in self.ended:
+                self.store.note(cell.cell_id, "its worker died; another goes on from its checkpoint")
 
-        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            logger.warning("a worker died; its cohort goes on from its checkpoints (at most %d times)", retries)
+    def _trainable(self, cohort: Cohort) -> Cohort | None:
+        """The cohort without the cells whose teacher could not be made."""
+        teacher = cohort.teacher
+        if teacher is None or teacher.is_measurement:
+            return cohort
+        receipt = self.store.receipt(teacher)
+        if receipt is not None and receipt.state == "finished":
+            return cohort
+        state = "was not trained" if receipt is None else receipt.state
+        reason = f"its teacher {teacher.cell_id} ({teacher.student.architecture}) {state}"
+        for cell in cohort.cells:
+            if cell.teacher is not None:
+                self._note_end("failed", cell, reason)
+        kept = tuple(cell for cell in cohort.cells if cell.teacher is None)
+        return replace(cohort, cells=kept) if kept else None
 
-        def __reduce__(self) -> Any:
-            # Tune pickles its callbacks to resume a driver, which we never do; a listener cannot be pickled.
-            return tune.Callback, ()
+    def _note_end(self, state: str, cell: Cell, reason: str) -> None:
+        if claims.leave(self.store, cell.cell_id, self.surroundings.run):
+            self.store.write_cell(cell)
+            status = Status.model_validate({"state": state, "reason": reason, "time": time.time()})
+            self.store.write_status(cell.cell_id, status)
+        self.hear(Event.of(state, cell.cell_id, reason=reason))
 
-    at_a_time = None
-    if machine.devices_per_cohort > 1:
-        # What Ray would let wait for each other for ever must not be started.
-        at_a_time = slots(machine, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    with tempfile.TemporaryDirectory(prefix="pld_grid-tune-", ignore_cleanup_errors=True) as folder:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"cohort": tune.grid_search(list(range(len(cohorts))))},
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                max_concurrent_trials=at_a_time,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="wave",
-                storage_path=folder,
-                callbacks=[Ears()],
-                failure_config=tune.FailureConfig(max_failures=retries),
-                verbose=0,
-            ),
-        )
-        results = tuner.fit()
-        return [(cohort, results[place]) for place, cohort in enumerate(cohorts)]
-
-
-def _left_of(
-    cohort: Cohort, result: Any, store: Store, ended: Container[str], listener: Listener, retries: int
-) -> Cohort | None:
-    """Gives every cell of a cohort whose trial has ended its end, or returns those that should be tried in halves.
-
-    A trial that says nothing, or died too often, is a success to Tune: only the store tells.
-    """
-    left = []
-    for cell in cohort.cells:
-        if cell.cell_id in ended:
-            continue
-        receipt = store.receipt(cell)
-        if receipt is None:
-            left.append(cell)
-            continue
-        # Its worker died with the news still unsent.
+    def _tell(self, receipt: Receipt, by: str = "") -> None:
+        """Tells of a result that nobody told of yet."""
         epoch = receipt.epochs[-1].epoch if receipt.epochs else 0
-        listener(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), receipt.reason))
-    if not left:
+        cell_id, metrics = receipt.cell.cell_id, dict(receipt.metrics)
+        self.hear(Event.of(receipt.state, cell_id, epoch=epoch, metrics=metrics, reason=receipt.reason or by))
+
+    def _left_of(self, cohort: Cohort, result: Any, deaths: int) -> Cohort | None:
+        """Gives every cell of a cohort whose trial has ended its end, or returns those to be tried in halves.
+
+        A trial that says nothing, or died too often, is a success to Tune: only the store tells.
+        """
+        left = []
+        for cell in cohort.cells:
+            if cell.cell_id in self.ended:
+                continue
+            receipt = self.store.receipt(cell)
+            if receipt is not None:
+                # Another run finished it, or its worker died with the news still unsent.
+                self._tell(receipt)
+            elif cell.cell_id not in self.held:
+                left.append(cell)
+        others = tuple(c for c in cohort.cells if c.cell_id in self.held and c.cell_id not in self.ended)
+        if others:
+            self.waiting.append(replace(cohort, cells=others))
+        if not left:
+            return None
+        if result.error is None:
+            reason = "its trial ended without a result"
+        else:
+            reason = f"its worker died {deaths + 1} times: {str(result.error).splitlines()[-1][:300]}"
+        if result.error is not None and len(left) > 1:
+            self.hear(Event("split", left[0].cell_id, reason=reason))
+            return replace(cohort, cells=tuple(left))
+        for cell in left:
+            self._note_end("lost", cell, reason)
         return None
-    if result.error is None:
-        reason = "its trial ended without a result"
-    else:
-        reason = f"its worker died {retries + 1} times: {str(result.error).splitlines()[-1][:300]}"
-    if result.error is not None and len(left) > 1:
-        listener(Event("split", left[0].cell_id, reason=reason))
-        return replace(cohort, cells=tuple(left))
-    for cell in left:
-        _note_failure(store, cell, reason, listener)
-    return None
+
+    def _freed(self) -> list[Cohort]:
+        """Waits until other runs have left cells unfinished, which it returns, or finished all that we wait for."""
+        pause = LOOK
+        while self.waiting:
+            began = time.monotonic()
+            free = [cohort for cohort in map(self._free_of, self.waiting) if cohort.cells]
+            gone = self.ended.union(cell.cell_id for cohort in free for cell in cohort.cells)
+            kept = (replace(c, cells=tuple(i for i in c.cells if i.cell_id not in gone)) for c in self.waiting)
+            self.waiting = [cohort for cohort in kept if cohort.cells]
+            if free:
+                return free
+            # Thousands of cells are not looked at all the time.
+            pause = max(LOOK, 10 * (time.monotonic() - began))
+            if stop.requested(self.store, self.surroundings.run):
+                raise KeyboardInterrupt
+            if self.waiting:
+                time.sleep(pause)
+        return []
+
+    def _free_of(self, cohort: Cohort) -> Cohort:
+        """The cells of a cohort that nobody trains any more; tells of those that are finished."""
+        free = []
+        for cell in cohort.cells:
+            receipt = self.store.receipt(cell)
+            if receipt is not None:
+                self._tell(receipt, by="by another run")
+                continue
+            claim = claims.holder(self.store, cell.cell_id)
+            if claim is not None and claim.run != self.surroundings.run:
+                if not self.observer.lapsed(claim.lease):
+                    continue
+                self.lapsed.add(claim.lease)
+            free.append(cell)
+        return replace(cohort, cells=tuple(free))

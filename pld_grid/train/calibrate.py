@@ -23,11 +23,11 @@ from pld_grid.cost import FOLDER, Rate, Request
 from pld_grid.spec import Cell, Loss
 from pld_grid.store import Store
 from pld_grid.train import data
-from pld_grid.train.cohort import Surroundings
 from pld_grid.train.device import out_of_memory
 from pld_grid.train.loader import Loader, to_device
 from pld_grid.train.losses import TeacherBatch
 from pld_grid.train.student import Student
+from pld_grid.train.surroundings import Surroundings
 
 _SECONDS = 0.2  # that a part is measured for, at least
 _CALLS = 5  # likewise

@@ -1,52 +1,29 @@
-"""The training loop: students that see the same batches and the same teacher, side by side.
+"""Trains a cohort: claims its cells, trains them side by side, and in halves where memory is short.
 
-Each batch is loaded, augmented and passed through the teacher once; then every student takes its own step. A cohort of
-one is the ordinary case. Runs in a plain process; whoever calls it hears of progress through a listener.
-
-Shape suffixes: N images, C channels or classes, H and W pixels.
+Runs in a plain process; whoever calls it hears of progress through a listener.
 """
 
+import contextlib
 import gc
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from pld_grid import stop
+from pld_grid.errors import StoreError, StoreFull
 from pld_grid.events import Event, Listener
-from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort
 from pld_grid.spec import Cell
-from pld_grid.store import Provenance, Receipt, Status, Store
-from pld_grid.train import data
-from pld_grid.train.device import device_of, out_of_memory
-from pld_grid.train.group import Failed, Group, GroupBroken
-from pld_grid.train.loader import Batch, Loader, on_device
-from pld_grid.train.losses import TeacherBatch
-from pld_grid.train.models import Teacher, dump_weights
-from pld_grid.train.student import DTYPES, Diverged, Student
-
-# Packages that can change a number.
-_VERSIONED = ("pld_grid", "torch", "torchvision", "timm", "numpy")
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Where a cohort runs, which is no part of the experiment: store, data, weights, machine, code version, run."""
-
-    store: str
-    data_folder: str | None = None
-    weights_folder: str | None = None
-    machine: MachineSettings = field(default_factory=MachineSettings)
-    commit: str = ""
-    run: str = ""
+from pld_grid.store import Store
+from pld_grid.store.claims import Claims
+from pld_grid.store.leases import Lease
+from pld_grid.train.device import out_of_memory
+from pld_grid.train.failure import Failed, fail_cell
+from pld_grid.train.group import Group
+from pld_grid.train.surroundings import Surroundings
+from pld_grid.train.training import Training, held
 
 
 def train_cohort(
@@ -56,7 +33,7 @@ def train_cohort(
     flush: Callable[[], None] = lambda: None,
     group: Group | None = None,
 ) -> None:
-    """Trains every cell that has no receipt yet, from its last checkpoint on.
+    """Trains every cell that has no receipt yet and that no other run trains, from its last checkpoint on.
 
     Cells that diverge or whose own code raises leave the cohort; the others go on with the same numbers. A cohort that
     does not fit into memory is split in two, and both halves go on from their checkpoints. Asked to stop (see
@@ -74,30 +51,60 @@ def train_cohort(
     """
     group = group or Group()
     store = group.store(surroundings.store)
-    failed: set[str] = set()
+    lease = Lease(
+        store, f"{surroundings.run or 'alone'}-{uuid.uuid4().hex[:12]}", node=surroundings.node,
+        hung_after=surroundings.machine.hung_after,
+    )  # fmt: skip
+    claims = Claims(store, lease, surroundings.run, surroundings.lapsed)
+    with lease.held() if group.first else contextlib.nullcontext():
+        try:
+            _train_claimed(cells, surroundings, listener, flush, group, store, claims)
+        finally:
+            with contextlib.suppress(StoreError):
+                claims.release_all()
+
+
+def _train_claimed(
+    cells: Sequence[Cell], surroundings: Surroundings, listener: Listener, flush: Callable[[], None], group: Group,
+    store: Store, claims: Claims,
+) -> None:  # fmt: skip
+    gone: set[str] = set()
 
     def hear(event: Event) -> None:
-        if event.kind == "failed":
-            failed.add(event.cell_id)
+        if event.kind in ("failed", "held"):
+            gone.add(event.cell_id)
         if group.first:
             listener(event)
 
-    def unfinished(cohort: Cohort) -> list[Cell]:
-        return [cell for cell in cohort.cells if cell.cell_id not in failed and store.receipt(cell) is None]
+    def claimed(cohort: Cohort) -> list[Cell]:
+        ours = []
+        for cell in cohort.cells:
+            if cell.cell_id in gone or store.receipt(cell) is not None:
+                continue
+            try:
+                if claims.take(cell):
+                    ours.append(cell)
+                elif store.receipt(cell) is None:
+                    hear(held(store, cell))
+            except StoreFull:
+                raise
+            except StoreError as error:
+                fail_cell(store, cell, 0, error, hear)
+        return ours
 
     queue = [Cohort(tuple(cells))]
     while queue and not group.decide(lambda: stop.requested(store, surroundings.run)):
-        wanted = group.decide(partial(unfinished, queue.pop()))
+        wanted = group.decide(partial(claimed, queue.pop()))
         if not wanted:
             continue
         try:
-            _Training(wanted, store, surroundings, hear, flush if group.first else lambda: None, group).run()
+            Training(wanted, store, surroundings, claims, hear, flush if group.first else lambda: None, group).run()
             continue
         except Exception as error:
             # In a group, only what all processes have agreed on finds them at the same place.
             if not out_of_memory(error) or (group.size > 1 and not isinstance(error, Failed)):
                 raise
-            left = [cell for cell in wanted if cell.cell_id not in failed]
+            left = [cell for cell in wanted if cell.cell_id not in gone]
             if len(left) == 1:
                 known = store.progress(left[0].cell_id)
                 epoch = known.epochs[-1].epoch if known is not None and known.epochs else 0
@@ -109,277 +116,3 @@ def train_cohort(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-class _Training:
-    """One call of `train_cohort`."""
-
-    def __init__(
-        self,
-        cells: list[Cell],
-        store: Store,
-        surroundings: Surroundings,
-        listener: Listener,
-        flush: Callable[[], None],
-        group: Group | None = None,
-    ) -> None:
-        _check_shared(cells)
-        self.store, self.surroundings, self.listener, self.flush = store, surroundings, listener, flush
-        self.group = group or Group()
-        self.machine = surroundings.machine
-        self.device = device_of(self.machine)
-        with self.group.together():
-            self._prepare(cells)
-        self.teacher_validation: list[Tensor] = []
-        self.students: list[Student] = []
-        for cell in cells:
-            self._add(cell)
-
-    def _prepare(self, cells: list[Cell]) -> None:
-        surroundings = self.surroundings
-        first, folder = cells[0], surroundings.data_folder
-        splits = data.load(first.dataset, first.recipe, Path(folder) if folder else None)
-        self.loader = Loader(
-            splits,
-            first.recipe,
-            first.seed,
-            workers=self.machine.loader_workers,
-            prefetch=self.machine.prefetch_batches,
-            pin=self.device.type == "cuda",
-            rank=self.group.rank,
-            size=self.group.size,
-        )
-        if any(cell.epochs for cell in cells):
-            self.loader.check_fills_a_batch(first.dataset.name)
-        self.dtype = DTYPES[first.recipe.precision]
-        self.teacher = self._teacher(cells)
-
-    def _teacher(self, cells: list[Cell]) -> Teacher | None:
-        cell = Cohort(tuple(cells)).teacher
-        if cell is None:
-            return None
-        teacher = Teacher(cell, self.store, self.surroundings.weights_folder).to(self.device)
-        if self.machine.channels_last:
-            teacher = teacher.to(memory_format=torch.channels_last)
-        if self.machine.compile:
-            teacher.model = torch.compile(teacher.model)  # type: ignore[assignment]
-        return teacher
-
-    def _add(self, cell: Cell) -> None:
-        updates, accumulation = self.loader.updates_per_epoch, self.loader.accumulation
-        try:
-            saved = self.group.decide(lambda: self.store.load_checkpoint(cell))
-            with self.group.together():
-                self.store.write_cell(cell)
-                student = Student(
-                    cell, self.device, self.machine, updates, accumulation, self.group,
-                    self.surroundings.weights_folder,
-                )  # fmt: skip
-                if saved is not None:
-                    student.restore(*saved)
-                self.store.clear_status(cell.cell_id)
-        except Exception as error:
-            if out_of_memory(error) or isinstance(error, GroupBroken):
-                raise
-            self._fail(cell, 0, error)
-            return
-        self.students.append(student)
-        epoch = student.records[-1].epoch if student.records else 0
-        self.listener(Event("started", cell.cell_id, epoch))
-
-    # -- the loop ------------------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Trains until every student is done, diverged or failed.
-
-        Students may stand at different epochs (some resumed, some new): the ones furthest behind go first, and meet
-        the others on the way.
-        """
-        for student in self.students:
-            if student.done:
-                # Killed between the last checkpoint and the receipt.
-                self._finish(student)
-        while self.students:
-            self.flush()
-            if self.group.decide(lambda: stop.requested(self.store, self.surroundings.run)):
-                for student in self.students:
-                    self._keep(student)
-                return
-            epoch = min(student.next_epoch for student in self.students)
-            self._epoch(epoch, [student for student in self.students if student.next_epoch == epoch])
-
-    def _epoch(self, epoch: int, active: list[Student]) -> None:
-        started = time.perf_counter()
-        if any(student.cell.epochs for student in active):
-            self._train(epoch, active)
-            if self.device.type == "cuda":
-                # The steps were queued, not finished; this is the one wait of an epoch's training.
-                torch.cuda.synchronize(self.device)
-        elapsed = time.perf_counter() - started
-        active = [student for student in active if student in self.students]
-        self._validate(active)
-        images = self.loader.updates_per_epoch * self.loader.recipe.batch_size
-        for student in active:
-            if student in self.students:
-                self._end_epoch(student, images / elapsed if elapsed > 0 else 0.0)
-
-    def _train(self, epoch: int, active: list[Student]) -> None:
-        for student in active:
-            student.begin_epoch()
-        batches = self._placed(self.loader.train(epoch))
-        for number in self.loader.numbers:
-            lesson = self._lesson(batches, active, self._teacher_batch)
-            adding_up: list[Student] = []
-            for student in active:
-                if lesson is not None:
-                    student.attempt(student.train_step, *lesson, number)
-                if (number + 1) % self.loader.share == 0:
-                    # While processes add up what one student has learnt, the next one learns.
-                    self._end_update(adding_up)
-                    student.send()
-                    adding_up = [student]
-            self._end_update(adding_up)
-            active = [student for student in active if student in self.students]
-
-    def _end_update(self, students: list[Student]) -> None:
-        for student in students:
-            failure = student.receive()
-            if failure is not None:
-                self._leave(student, failure)
-
-    def _validate(self, active: list[Student]) -> None:
-        for student in active:
-            student.begin_validation()
-        batches = self._placed(self.loader.validation())
-        for number in range(self.loader.validation_batches):
-            lesson = self._lesson(batches, active, partial(self._validation_logits, number))
-            for student in active:
-                if lesson is not None:
-                    student.attempt(student.validate, *lesson)
-        for student in active:
-            failure = student.gather(self.loader.numbers)
-            if failure is not None:
-                self._leave(student, failure)
-
-    def _lesson(
-        self, batches: Iterator[Batch], students: list[Student], teach: Callable[[Tensor, Tensor], T]
-    ) -> tuple[Tensor, Tensor, T] | None:
-        """The next batch with what the teacher says of it; None if no student is left that could use it."""
-        if all(student.failure is not None for student in students):
-            return None
-        try:
-            pixels_NCHW, target_N = next(batches)
-            return pixels_NCHW, target_N, teach(pixels_NCHW, target_N)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            for student in students:
-                student.failure = student.failure or Failed.of(error)
-            return None
-
-    def _teacher_batch(self, pixels_NCHW: Tensor, target_N: Tensor) -> TeacherBatch | None:
-        return TeacherBatch(self._teach(pixels_NCHW), target_N) if self.teacher is not None else None
-
-    def _validation_logits(self, number: int, pixels_NCHW: Tensor, _: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        if number == len(self.teacher_validation):
-            # The teacher never changes: its validation logits are computed once per cohort.
-            self.teacher_validation.append(self._teach(pixels_NCHW).float())
-        return self.teacher_validation[number]
-
-    def _placed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        return on_device(batches, self.device, channels_last=self.machine.channels_last)
-
-    def _teach(self, pixels_NCHW: Tensor) -> Tensor:
-        assert self.teacher is not None
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits_NC: Tensor = self.teacher(pixels_NCHW)
-        return logits_NC
-
-    # -- ends ----------------------------------------------------------------------------------------------------------
-
-    def _end_epoch(self, student: Student, images_per_second: float) -> None:
-        try:
-            with self.group.together():
-                record = student.end_epoch(images_per_second)
-        except Diverged as error:
-            self._finish(student, str(error))
-            return
-        except GroupBroken:
-            raise
-        except Exception as error:
-            self._leave(student, Failed.of(error))
-            return
-        if student.done or record.epoch % self.machine.checkpoint_every == 0:
-            self._keep(student)
-        if student.done:
-            self._finish(student)
-
-    def _keep(self, student: Student) -> None:
-        """Writes a checkpoint, unless it stands already."""
-        if student.records and student.kept_epoch < student.records[-1].epoch:
-            record = student.records[-1]
-            with self.group.together():
-                if self.group.first:
-                    self.store.save_checkpoint(*student.save())
-            student.kept_epoch = record.epoch
-            self.listener(Event("epoch", student.cell.cell_id, record.epoch, dict(record.metrics)))
-
-    def _finish(self, student: Student, diverged: str = "") -> None:
-        cell = student.cell
-        with self.group.together():
-            weights = None
-            # Published weights stay where they are published.
-            if not diverged and not cell.is_measurement:
-                weights = self.store.write_weights(cell.cell_id, dump_weights(student.model))
-            receipt = Receipt(
-                cell=cell,
-                state="diverged" if diverged else "finished",
-                reason=diverged,
-                parameters=student.parameters,
-                metrics=student.records[-1].metrics if student.records else {},
-                epochs=tuple(student.records),
-                weights_sha256=weights,
-                provenance=Provenance(
-                    commit=self.surroundings.commit,
-                    versions={name: version(name) for name in _VERSIONED},
-                    device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-                    threads=torch.get_num_threads(),
-                    channels_last=self.machine.channels_last,
-                    compile=self.machine.compile,
-                    devices=self.group.size,
-                    started=student.started,
-                    ended=time.time(),
-                ),
-            )
-            self.store.write_receipt(receipt)
-        self.students = [s for s in self.students if s is not student]
-        epoch = student.records[-1].epoch if student.records else 0
-        self.listener(Event(receipt.state, cell.cell_id, epoch, dict(receipt.metrics), diverged))
-
-    def _leave(self, student: Student, error: Failed) -> None:
-        if out_of_memory(error):
-            # Its own step may be the smallest of all: it only came last.
-            raise error
-        self.students = [s for s in self.students if s is not student]
-        self._fail(student.cell, student.records[-1].epoch if student.records else 0, error)
-
-    def _fail(self, cell: Cell, epoch: int, error: Exception) -> None:
-        fail_cell(self.store, cell, epoch, error, self.listener)
-
-
-def fail_cell(store: Store, cell: Cell, epoch: int, error: BaseException, listener: Listener) -> None:
-    """Notes that a cell failed, with the place in the code, and tells the listener."""
-    failure = Failed.of(error)
-    store.write_cell(cell)
-    store.write_status(cell.cell_id, Status(state="failed", reason=str(failure), epoch=epoch, time=time.time()))
-    listener(Event("failed", cell.cell_id, epoch, reason=str(failure)))
-
-
-def _check_shared(cells: list[Cell]) -> None:
-    """Raises ValueError unless all cells see the same batches and no two have different teachers."""
-    if len({cell.stream() for cell in cells}) > 1:
-        raise ValueError("the cells of a cohort must see the same batches")
-    if len({cell.teacher.cell_id for cell in cells if cell.teacher is not None}) > 1:
-        raise ValueError("the cells of a cohort must share one teacher")

@@ -3,10 +3,8 @@
 All run the same code, each on its own micro-batches, and meet in the same order; a group of one never does.
 """
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,31 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pld_grid.store import Store
 from pld_grid.train.device import out_of_memory
+from pld_grid.train.failure import Failed
 
 T = TypeVar("T")
 
 
 class GroupBroken(Exception):
     """Another process of the group is gone, so this one cannot go on."""
-
-
-class Failed(Exception):
-    """An error in words (its type, text and place in the code): it holds no tensors and can be sent to others."""
-
-    @staticmethod
-    def of(error: BaseException) -> "Failed":
-        """The error in words, told apart by `out_of_memory` as the error itself is."""
-        if isinstance(error, Failed):
-            return error
-        frame = traceback.extract_tb(error.__traceback__)[-1:] or None
-        place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
-        text = " ".join(str(error).split())[:500]
-        kind = _FailedForMemory if out_of_memory(error) else Failed
-        return kind(f"{type(error).__name__}: {text}{place}")
-
-
-class _FailedForMemory(Failed, MemoryError):
-    pass
 
 
 class Group:
@@ -142,10 +122,14 @@ class _ReadOnly(Store):
     def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
         """Leaves it to the first process."""
 
+    def create(self, data: bytes, *parts: str) -> bool:
+        """Leaves it to the first process."""
+        return False
+
     def remove(self, *parts: str) -> None:
         """Leaves it to the first process."""
 
-    def _set_aside(self, *parts: str) -> None:
+    def rename(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
         """Leaves it to the first process."""
 
 

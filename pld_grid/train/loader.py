@@ -1,5 +1,6 @@
 """Micro-batches of an epoch, the same whatever the number of workers, dealt out to the processes of a group."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -10,25 +11,29 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pld_grid.spec import Recipe
 from pld_grid.train.data._split import DataError, Indices, Split, Splits
+from pld_grid.train.failure import loader_died
 from pld_grid.train.randomness import epoch_order
 
+logger = logging.getLogger(__name__)
+
+# In a row, of one loader.
+LOADER_DEATHS = 3
 Key = tuple[int, Indices]
 # Images (N, C, H, W) uint8 and labels (N,) int64.
 Batch = tuple[Tensor, Tensor]
 
 
 class _Keys(Sampler[Key]):
-    """The micro-batches of the epoch that is set; read in the main process."""
+    """The micro-batches that are to come; read in the main process."""
 
     def __init__(self) -> None:
-        self.epoch = 0
-        self.batches: list[Indices] = []
+        self.keys: list[Key] = []
 
     def __iter__(self) -> Iterator[Key]:
-        return ((self.epoch, indices) for indices in self.batches)
+        return iter(self.keys)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.keys)
 
 
 class _Batches(Dataset[Batch]):
@@ -40,6 +45,37 @@ class _Batches(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         epoch, indices = key
         return self.split.batch(indices, self.seed, epoch)
+
+
+class _Stream:
+    """torch's DataLoader, that outlives its processes: what a killed one owes is asked for again.
+
+    A batch depends on its key alone, so nobody who reads can tell. Raises RuntimeError, which `loader_died` knows, if
+    processes die again and again without a batch between them.
+    """
+
+    def __init__(self, batches: _Batches, **options: Any) -> None:
+        self._keys, self._batches, self._options = _Keys(), batches, options
+        self._loader = self._start()
+
+    def _start(self) -> DataLoader[Batch]:
+        return DataLoader(self._batches, batch_size=None, sampler=self._keys, **self._options)
+
+    def read(self, keys: list[Key]) -> Iterator[Batch]:
+        """The batches of these keys, in their order."""
+        deaths, left = 0, keys
+        while left:
+            self._keys.keys = left
+            try:
+                for batch in self._loader:
+                    left, deaths = left[1:], 0
+                    yield batch
+            except RuntimeError as error:
+                if not loader_died(error) or deaths == LOADER_DEATHS:
+                    raise
+                deaths += 1
+                logger.warning("a data loader's process died; another takes its place")
+                self._loader = self._start()
 
 
 class Loader:
@@ -70,19 +106,13 @@ class Loader:
         self.accumulation = recipe.batch_size // recipe.micro_batch_size
         assert self.accumulation % size == 0, "the micro-batches of an update cannot be dealt out evenly"
         self.share = self.accumulation // size  # micro-batches of an update that are this process's
-        self._keys: dict[bool, _Keys] = {}
-        self._loaders: dict[bool, DataLoader[Batch]] = {}
-        for training, split in ((True, splits.train), (False, splits.validation)):
-            self._keys[training] = _Keys()
-            self._loaders[training] = DataLoader(
-                _Batches(split, seed),
-                batch_size=None,
-                sampler=self._keys[training],
-                num_workers=workers,
-                prefetch_factor=prefetch if workers else None,
-                persistent_workers=workers > 0,
-                pin_memory=pin,
+        self._train, self._validation = (
+            _Stream(
+                _Batches(split, seed), num_workers=workers, prefetch_factor=prefetch if workers else None,
+                persistent_workers=workers > 0, pin_memory=pin,
             )
+            for split in (splits.train, splits.validation)
+        )  # fmt: skip
 
     def check_fills_a_batch(self, dataset: str) -> None:
         """Raises DataError if an epoch would have no update."""
@@ -102,10 +132,8 @@ class Loader:
         """The training micro-batches `numbers` of an epoch; images that do not fill a batch are left out."""
         order = epoch_order(self.seed, epoch, self.train_size)
         used = order[: self.updates_per_epoch * self.recipe.batch_size]
-        self._keys[True].epoch = epoch
         batches = used.reshape(-1, self.recipe.micro_batch_size)
-        self._keys[True].batches = [batches[number] for number in self.numbers]
-        return iter(self._loaders[True])
+        return self._train.read([(epoch, batches[number]) for number in self.numbers])
 
     @property
     def validation_batches(self) -> int:
@@ -118,8 +146,7 @@ class Loader:
         size = self.recipe.micro_batch_size
         order = np.arange(self.validation_size)
         batches = [order[i : i + size] for i in range(0, len(order), size)]
-        self._keys[False].batches = batches[self.rank :: self.size]
-        return iter(self._loaders[False])
+        return self._validation.read([(0, indices) for indices in batches[self.rank :: self.size]])
 
 
 def to_device(pixels_NCHW: Tensor, target_N: Tensor, device: torch.device) -> Batch:

@@ -12,7 +12,8 @@ from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Manifest, sha256
 from pld_grid.train import losses
-from pld_grid.train.group import Exchange, Failed, Group
+from pld_grid.train.failure import Failed
+from pld_grid.train.group import Exchange, Group
 from pld_grid.train.metrics import TrainMetrics, ValidationMetrics
 from pld_grid.train.models import build_model, count_parameters, normalize_for
 from pld_grid.train.optim import build_optimizer, build_schedule, restore_optimizer

@@ -8,9 +8,9 @@ from pld_grid import cost
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Optimizer
 from pld_grid.train import calibrate
-from pld_grid.train.cohort import Surroundings
 from pld_grid.train.data import DataError
 from pld_grid.train.models import build_model, count_parameters
+from pld_grid.train.surroundings import Surroundings
 
 CPU = torch.device("cpu")
 

@@ -294,7 +294,7 @@ def test_checkpoints_hold_no_pickled_code_and_go_when_the_receipt_stands(tmp_pat
     assert set(state) == {"model", "optimizer", "scaler"}
     train(tmp_path, cell)
     names = {path.name for path in (tmp_path / cell.cell_id).iterdir()}
-    assert names == {"cell.json", "receipt.json", "weights.safetensors"}
+    assert names == {"cell.json", "claims", "receipt.json", "weights.safetensors"}
     assert json.loads((tmp_path / cell.cell_id / "cell.json").read_text())["loss"]["name"] == "ce"
 
 

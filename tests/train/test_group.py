@@ -25,12 +25,14 @@ from pld_grid.plan import Cohort
 from pld_grid.spec import Cell, Optimizer, Recipe
 from pld_grid.store import Receipt, Store
 from pld_grid.train import data
-from pld_grid.train.cohort import Surroundings, _Training, train_cohort
+from pld_grid.train.cohort import train_cohort
 from pld_grid.train.data import DataError
 from pld_grid.train.group import Exchange, Group, GroupBroken
 from pld_grid.train.loader import Batch, Loader
 from pld_grid.train.losses import TeacherBatch
 from pld_grid.train.student import Student
+from pld_grid.train.surroundings import Surroundings
+from pld_grid.train.training import Training
 
 RECIPE = Recipe(batch_size=360, micro_batch_size=90, warmup_epochs=0.5, mean=(0.3,), std=(0.38,))
 SETTINGS: dict[str, Any] = {"recipe": RECIPE, "epochs": 2}
@@ -318,16 +320,16 @@ def test_a_lack_of_memory_in_one_process_splits_the_cohort_in_all(tmp_path: Path
 
 def teacher_without_memory(group: Group) -> None:
     """The teacher's pass runs out of memory once, in the second process."""
-    teach, calls = _Training._teach, 0
+    teach, calls = Training._teach, 0
 
-    def full(self: _Training, pixels: Tensor) -> Tensor:
+    def full(self: Training, pixels: Tensor) -> Tensor:
         nonlocal calls
         calls += group.rank
         if calls == 3:
             raise torch.OutOfMemoryError("the device is full")
         return teach(self, pixels)
 
-    _Training._teach = full  # type: ignore[method-assign]
+    Training._teach = full  # type: ignore[method-assign]
 
 
 def test_a_teacher_that_lacks_memory_in_one_process_splits_the_cohort_in_all(tmp_path: Path, pair) -> None:  # type: ignore[no-untyped-def]

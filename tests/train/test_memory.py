@@ -28,7 +28,8 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from pld_grid.spec import Cell
-from pld_grid.train.cohort import Surroundings, train_cohort
+from pld_grid.train.cohort import train_cohort
+from pld_grid.train.surroundings import Surroundings
 torch.set_num_threads(1)
 small, *cells = [Cell.model_validate(cell) for cell in json.loads(Path(sys.argv[1]).read_text())]
 # Everything that is imported and allocated once.

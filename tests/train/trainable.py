@@ -9,8 +9,9 @@ from pld_grid.events import Event
 from pld_grid.spec import Augmentation, Cell, Dataset, Loss, Model, Optimizer, Recipe
 from pld_grid.store import Receipt, Store
 from pld_grid.train import losses
-from pld_grid.train.cohort import Surroundings, train_cohort
+from pld_grid.train.cohort import train_cohort
 from pld_grid.train.models import build_model, dump_weights
+from pld_grid.train.surroundings import Surroundings
 
 VIT = Model(
     architecture="test_vit",

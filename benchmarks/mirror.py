@@ -1,0 +1,114 @@
+"""Training beside an MLflow that is healthy, down, slow or ill, and beside none at all.
+
+    .venv/bin/python benchmarks/mirror.py [--rounds 3]
+
+Every contender runs the same grid once per round, in turn, with `pld-grid run` in an empty store. Training is the time
+from the first cell's start to the last one's end, by their receipts; the command's own time includes imports, Ray, and
+the wait for MLflow at the end, which is bounded. A server shares this machine's cores with the training.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from _measure import Goal, last_line
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "faults"))
+from mlflow_proxy import plain_server, proxy
+from service import isolated
+
+from pld_grid import track
+from pld_grid.store import Store
+
+GRID = """
+cells:
+  student: [MobileNet-v4 Small (conv)]
+  loss: ce
+  optimizer: [lamb, adamw]
+  epochs: 20
+  seed: [0, 1, 2, 3]
+"""
+CLOSED = "http://127.0.0.1:9"
+RUN = "from pld_grid.cli import script; script()"
+NO_MIRROR = "from pld_grid.track import Mirrorer; Mirrorer.start = lambda self: None; "
+NONE, SERVER = "no mirror at all", "server, healthy"
+ILL = ("server, down", "server, 10 s an answer", "server, always 500")
+LIMIT = 1.05
+
+
+class Bench:
+    """One folder, in which each contender's run has another one."""
+
+    def __init__(self, folder: Path, uris: dict[str, str]) -> None:
+        self.folder, self.uris = folder, uris
+        (folder / "home").mkdir(exist_ok=True)
+        (folder / "mirror.yaml").write_text(GRID)
+        self.number = 0
+
+    def run(self, name: str) -> tuple[float, float]:
+        """Seconds of training, and of the whole command."""
+        self.number += 1
+        here = self.folder / f"run{self.number}"
+        here.mkdir()
+        shutil.copy(self.folder / "empty.db", here / "mlflow.db")
+        uri = self.uris.get(name, f"sqlite:///{here / 'mlflow.db'}")
+        code = NO_MIRROR + RUN if name == NONE else RUN
+        command = [sys.executable, "-c", code, "run", "mirror.yaml", "--profile", "digits"]
+        command += ["--store", str(here / "store"), "--tracking-uri", uri, "--experiment", here.name]
+        started = time.perf_counter()
+        done = subprocess.run(
+            command, cwd=self.folder, env=isolated(self.folder / "home"), capture_output=True, text=True
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode != 0:
+            sys.exit(f"{name}: {done.stderr[-2000:]}")
+        store = Store(here / "store")
+        found = [receipt.provenance for i in store.cell_ids() if (receipt := store.receipt(i)) is not None]
+        return max(each.ended for each in found) - min(each.started for each in found), seconds
+
+
+def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of training and of the command, by contender."""
+    with ExitStack() as stack:
+        temporary = tempfile.TemporaryDirectory(prefix="pld_grid-bench-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(temporary))
+        track.prepare_database(f"sqlite:///{folder / 'empty.db'}")
+        upstream = stack.enter_context(plain_server(folder, folder / "empty.db"))
+        healthy, slow, broken = (stack.enter_context(proxy(upstream, delay=10)) for _ in range(3))
+        slow.always("slow")
+        broken.always("500")
+        uris = dict(zip((SERVER, *ILL), (healthy.uri, CLOSED, slow.uri, broken.uri), strict=True))
+        bench = Bench(folder, uris)
+        names = (NONE, "sqlite, embedded", SERVER, *ILL)
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for number in range(rounds):
+            for name in names:
+                found[name].append(bench.run(name))
+                print(f"round {number + 1}: {name} {found[name][-1][0]:.1f} s", file=sys.stderr, flush=True)
+    training = {name: statistics.median(each[0] for each in times) for name, times in found.items()}
+    return training, {name: statistics.median(each[1] for each in times) for name, times in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    training, command = measure(parser.parse_args().rounds)
+    print(f"{'MLflow':26} {'training, s':>12} {'of none':>9} {'of healthy':>11} {'command, s':>11}")
+    for name, seconds in training.items():
+        print(
+            f"{name:26} {seconds:12.1f} {seconds / training[NONE]:9.3f} {seconds / training[SERVER]:11.3f} "
+            f"{command[name]:11.1f}"
+        )
+    goals = [Goal(f"{name}: training / without a mirror", training[name] / training[NONE], LIMIT) for name in ILL]
+    last_line("mirror", goals, training=training, command=command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Stops a wave that can only fail."""
+
+import threading
+
+from pld_grid.events import Event
+from pld_grid.plan import Cohort
+
+# Cells that failed alike before anything else happened.
+ALIKE = 5
+
+
+class Breaker:
+    """Trips once all that a wave has started so far failed with one and the same error, of several students.
+
+    A student, or one bad hyperparameter, must not stop the others: so nothing trips while a cell is running that has
+    not failed, or after any cell kept a checkpoint.
+    """
+
+    def __init__(self, cohorts: list[Cohort]) -> None:
+        cells = [cell for cohort in cohorts for cell in cohort.cells]
+        self._students = {cell.cell_id: cell.student.architecture for cell in cells}
+        self._needed = min(2, len(set(self._students.values())))
+        self._running: set[str] = set()
+        self._failed: dict[str, str] = {}
+        self._sound = len(cells) <= ALIKE
+        self._lock = threading.Lock()
+
+    def hear(self, event: Event) -> None:
+        """Takes in an event."""
+        with self._lock:
+            if event.kind == "started":
+                self._running.add(event.cell_id)
+            elif event.kind == "failed":
+                self._running.discard(event.cell_id)
+                self._failed[event.cell_id] = event.reason
+            elif event.kind in ("epoch", "finished", "diverged"):
+                self._sound = True
+
+    @property
+    def error(self) -> str:
+        """The one error; empty as long as the wave goes on."""
+        with self._lock:
+            reasons = set(self._failed.values())
+            students = {self._students.get(cell_id, "") for cell_id in self._failed}
+            hopeless = len(self._failed) >= ALIKE and len(reasons) == 1 and len(students) >= self._needed
+            return reasons.pop() if hopeless and not self._sound and not self._running else ""
+
+    @property
+    def failed(self) -> int:
+        """How many cells failed."""
+        with self._lock:
+            return len(self._failed)

@@ -1,0 +1,58 @@
+"""Looks after the workers of a run: ends what hangs, so that Tune starts it again."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from pld_grid.errors import StoreError
+from pld_grid.store import Store, leases
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def hung_workers_ended(store: Store, run: str) -> Iterator[None]:
+    """While the block runs, ends processes of this run that give no sign of life though they are there.
+
+    Nothing of theirs is lost: what they trained goes on from its checkpoints.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        observer = leases.Observer(store)
+        while not over.wait(leases.BEAT):
+            with suppress(StoreError):
+                for lease_id in leases.of_run(store, run):
+                    beat = leases.read(store, lease_id)
+                    if beat is not None and not leases.gone(beat) and observer.lapsed(lease_id):
+                        logger.warning("a worker (process %d on %s) hangs and is ended", beat.pid, beat.host)
+                        _end(beat)
+                        store.remove(leases.FOLDER, f"{lease_id}.json")
+
+    thread = threading.Thread(target=look, name="pld_grid-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with suppress(StoreError):
+            for lease_id in leases.of_run(store, run):
+                if leases.gone(leases.read(store, lease_id)):
+                    store.remove(leases.FOLDER, f"{lease_id}.json")
+
+
+def _end(beat: leases.Beat) -> None:
+    """Ends a process, wherever it is."""
+    if leases.end(beat) or not beat.node:
+        return
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
+    task = ray.remote(leases.end).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    # A node that is gone has no processes.
+    with suppress(RayError, ValueError):
+        ray.get(task.remote(beat), timeout=60)

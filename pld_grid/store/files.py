@@ -1,0 +1,198 @@
+"""Files that are whole or absent, on any file system that fsspec reaches.
+
+Small files carry their own checksum, large ones are named with theirs by a manifest. Local writes go through a rename;
+object stores put whole objects. What is damaged is set aside (renamed, never removed).
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+from pydantic import BaseModel, ValidationError
+
+from pld_grid.errors import StoreError, StoreFull
+from pld_grid.files import create_whole, write_whole
+from pld_grid.reading import one_line
+from pld_grid.spec import canonical_json
+
+M = TypeVar("M", bound=BaseModel)
+_ENVELOPE = re.compile(rb'\{"sha256":"(?P<sha256>[0-9a-f]{64})","content":(?P<body>.*)\}\n', re.DOTALL)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Files:
+    """All reads and writes of one store.
+
+    Args:
+        uri: a local path or any fsspec URI (`s3://bucket/prefix`, `memory://x`).
+
+    Everything raises StoreError if the place cannot be used, of which StoreFull says that it has no room.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        self.uri = os.fspath(uri)
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri)
+        except (ValueError, ImportError, OSError) as error:
+            raise StoreError(one_line(f"store {self.uri}: {error}")) from None
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def path(self, *parts: str) -> str:
+        """The path of a file inside the store."""
+        return "/".join((self.root.rstrip("/"), *parts))
+
+    def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
+        """Writes a file so that readers see it whole or not at all.
+
+        `durable` also survives a power cut; checkpoints do without, as a torn one is detected and costs one interval.
+        """
+        path = self.path(*parts)
+        try:
+            if self.local:
+                write_whole(Path(path), data, durable)
+            else:
+                self.fs.pipe_file(path, data)
+        except OSError as error:
+            raise self._error("cannot write", parts, error, len(data)) from error
+
+    def create(self, data: bytes, *parts: str) -> bool:
+        """Writes a file that is not there yet; False, and nothing changed, if it is: of several who try, one may.
+
+        Object stores decide by a conditional put, which s3fs and gcsfs know.
+        """
+        path = self.path(*parts)
+        try:
+            if self.local:
+                create_whole(Path(path), data)
+            else:
+                self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise self._error("cannot write", parts, error, len(data)) from error
+        return True
+
+    def read(self, *parts: str) -> bytes | None:
+        """A file's bytes, or None if there is none."""
+        try:
+            data: bytes = self.fs.cat_file(self.path(*parts))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._error("cannot read", parts, error) from error
+        return data
+
+    def _error(self, what: str, parts: Iterable[str], error: OSError, size: int = 0) -> StoreError:
+        reason = error.strerror or str(error) or type(error).__name__
+        place = f"store {self.uri}: {what} {'/'.join(parts)}"
+        if error.errno in _FULL:
+            return StoreFull(one_line(f"{place} ({size / 2**20:.1f} MiB): {reason}; {self._room()}"))
+        return StoreError(one_line(f"{place}: {reason}".replace(" : ", ": ")))
+
+    def _room(self) -> str:
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self.root)
+            return f"{found.f_bavail * found.f_frsize / 2**20:.1f} MiB are free"
+        return "free some space"
+
+    def names(self, *parts: str) -> list[str]:
+        """The names in a folder of the store; none if there is no such folder."""
+        path = self.path(*parts)
+        try:
+            # Object stores remember listings, which others may have made old.
+            self.fs.invalidate_cache(path)
+            names = self.fs.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._error("cannot list", parts, error) from error
+        if [name.rstrip("/") for name in names] == [path.rstrip("/")]:
+            raise StoreError(one_line(f"store {self.uri}: {'/'.join(parts) or 'it'} is a file, not a folder"))
+        return [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+
+    def check_writable(self) -> None:
+        """Raises StoreError unless a small file can be written, read back and removed."""
+        name = f".probe-{uuid.uuid4().hex[:8]}"
+        self.write(b"probe", name)
+        if self.read(name) != b"probe":
+            raise StoreError(f"store {self.uri}: what is written cannot be read back")
+        self.remove(name)
+
+    def remove(self, *parts: str) -> None:
+        """Removes a file or folder; it is no error if there is none."""
+        try:
+            self.fs.rm(self.path(*parts), recursive=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise self._error("cannot remove", parts, error) from error
+
+    def rename(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
+        """Gives a file or folder another name. Object stores copy and then remove, so both may be there for a while.
+
+        Raises FileNotFoundError if there is nothing of the old name.
+        """
+        try:
+            if self.local:
+                Path(self.path(*new)).parent.mkdir(parents=True, exist_ok=True)
+                Path(self.path(*old)).rename(self.path(*new))
+            elif self.fs.isdir(self.path(*old)):
+                self.fs.mv(self.path(*old), self.path(*new), recursive=True)
+            else:
+                self.fs.mv(self.path(*old), self.path(*new))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._error("cannot rename", old, error) from error
+
+    def write_model(self, model: BaseModel, *parts: str) -> None:
+        """Writes a small file with its own checksum."""
+        self.write(enveloped(model), *parts)
+
+    def read_checked(self, *parts: str) -> bytes | None:
+        """What `write_model` wrote, as JSON; a damaged file is set aside and counts as absent."""
+        data = self.read(*parts)
+        if data is None:
+            return None
+        body = opened(data)
+        if body is None:
+            self.set_aside("its checksum is wrong" if data else "it is empty", *parts)
+        return body
+
+    def read_model(self, model: type[M], *parts: str) -> M | None:
+        """A checked small file. A whole one that does not fit is another version's: it counts as absent and stays."""
+        data = self.read_checked(*parts)
+        try:
+            return None if data is None else model.model_validate_json(data)
+        except ValidationError:
+            return None
+
+    def set_aside(self, reason: str, *parts: str) -> None:
+        """Renames a file that cannot be used, which is kept. Nothing happens if it is gone."""
+        del reason
+        with contextlib.suppress(FileNotFoundError):
+            self.rename(parts, (*parts[:-1], f"{parts[-1]}.damaged-{uuid.uuid4().hex[:8]}"))
+
+
+def enveloped(model: BaseModel) -> bytes:
+    """A model's JSON with its checksum."""
+    body = canonical_json(model)
+    return f'{{"sha256":"{sha256(body.encode())}","content":{body}}}\n'.encode()
+
+
+def opened(data: bytes) -> bytes | None:
+    """The JSON in an envelope; None if it is damaged."""
+    match = _ENVELOPE.fullmatch(data)
+    return match["body"] if match is not None and sha256(match["body"]) == match["sha256"].decode() else None

@@ -1,0 +1,174 @@
+"""Signs of life: `leases/<id>.json`, renewed every few seconds by the process that it stands for.
+
+Nobody's clock is compared with anybody else's: a lease has lapsed if an observer has seen no new sign of life for so
+long by a clock of its own that only runs forward. A process of this machine need not be waited for: it is there or not.
+"""
+
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from pld_grid.errors import StoreError
+from pld_grid.spec import Frozen
+from pld_grid.store.cells import Store
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "leases"
+BEAT = 5.0  # seconds between two signs of life
+LAPSED = 45.0  # seconds without one, after which nobody waits any longer
+
+
+class Beat(Frozen):
+    """A sign of life.
+
+    `machine` is this boot of this machine and its table of processes, `pid` and `born` (in the kernel's ticks) the
+    process there, `host` the machine's name for people, `node` Ray's id of it, `count` differs from beat to beat.
+    """
+
+    machine: str
+    host: str
+    pid: int
+    born: int
+    node: str = ""
+    count: int
+
+
+class Lease:
+    """One process's lease.
+
+    Args:
+        lease_id: unique in the store.
+        node: Ray's id of the machine.
+        hung_after: seconds without `progress` after which there are no more signs of life; None: never.
+    """
+
+    def __init__(self, store: Store, lease_id: str, *, node: str = "", hung_after: float | None = None) -> None:
+        self.store, self.lease_id, self.node, self.hung_after = store, lease_id, node, hung_after
+        self.host = platform.node()
+        self._count = 0
+        self._progress = time.monotonic()
+
+    def progress(self) -> None:
+        """Notes that the process gets on. Costs nothing."""
+        self._progress = time.monotonic()
+
+    def beat(self) -> None:
+        """Gives a sign of life, unless there was no progress for too long. Raises StoreError."""
+        if self.hung_after is not None and time.monotonic() - self._progress > self.hung_after:
+            return
+        self._count += 1
+        beat = Beat(
+            machine=_machine(), host=self.host, pid=os.getpid(), born=_born(os.getpid()) or 0, node=self.node,
+            count=self._count,
+        )  # fmt: skip
+        self.store.write(beat.canonical.encode() + b"\n", FOLDER, f"{self.lease_id}.json", durable=False)
+
+    @contextmanager
+    def held(self) -> Iterator["Lease"]:
+        """Beats, from a thread of its own, while the block runs; then the lease is gone.
+
+        Raises StoreError if not even the first sign of life can be given.
+        """
+        self.beat()
+        over = threading.Event()
+        thread = threading.Thread(target=self._go_on, args=(over,), name="pld_grid-lease", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            thread.join()
+            with suppress(StoreError):
+                self.store.remove(FOLDER, f"{self.lease_id}.json")
+
+    def _go_on(self, over: threading.Event) -> None:
+        failed = False
+        while not over.wait(BEAT):
+            try:
+                self.beat()
+                failed = False
+            except StoreError as error:
+                if not failed:
+                    logger.warning("%s; others may take this process for dead", error)
+                failed = True
+
+
+def read(store: Store, lease_id: str) -> Beat | None:
+    """The last sign of life; None if there is none, as after an orderly end. Raises StoreError."""
+    data = store.read(FOLDER, f"{lease_id}.json")
+    with suppress(ValueError):
+        return Beat.model_validate_json(data or b"")
+    return None
+
+
+def gone(beat: Beat | None) -> bool:
+    """Whether a process is certainly no more: it said so, or it ran on this machine and is not there."""
+    if beat is None:
+        return True
+    if beat.machine != _machine():
+        return False
+    return _born(beat.pid) != beat.born
+
+
+def end(beat: Beat) -> bool:
+    """Kills a process; False if it is not on this machine. A stopped one, too, and none that has only its number."""
+    if beat.machine != _machine():
+        return False
+    if not gone(beat):
+        with suppress(ProcessLookupError):
+            os.kill(beat.pid, signal.SIGKILL)
+    return True
+
+
+def of_run(store: Store, run: str) -> list[str]:
+    """Ids of the leases of a run's processes. Raises StoreError."""
+    names = store.names(FOLDER) if run else []
+    return [name.removesuffix(".json") for name in names if name.startswith(f"{run}-") and name.endswith(".json")]
+
+
+class Observer:
+    """Watches leases; to be asked again and again."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._seen: dict[str, tuple[Beat, float]] = {}
+
+    def lapsed(self, lease_id: str) -> bool:
+        """Whether the process is gone, or gave no sign of life for `LAPSED` seconds. Raises StoreError."""
+        beat = read(self.store, lease_id)
+        if gone(beat):
+            return True
+        assert beat is not None
+        now = time.monotonic()
+        before, since = self._seen.get(lease_id, (None, now))
+        if beat != before:
+            self._seen[lease_id] = beat, now
+            return False
+        return now - since > LAPSED
+
+
+@cache
+def _machine() -> str:
+    """Names this boot of this machine, and the table of processes that this one sees (a container's own)."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    return f"{platform.node()}-{os.getpid()}"
+
+
+def _born(pid: int) -> int | None:
+    """When a process started, in ticks since the boot: two of one number differ in it. None if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    # A zombie only waits for its parent to hear of its end.
+    return None if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,56 @@
+"""What becomes of an error: told in words, kept as a cell's end, or worth another try."""
+
+import re
+import time
+import traceback
+from pathlib import Path
+
+from pld_grid.errors import StoreFull
+from pld_grid.events import Event, Listener
+from pld_grid.spec import Cell
+from pld_grid.store import Status, Store
+from pld_grid.train.device import out_of_memory
+
+# torch has no error of its own for it.
+_LOADER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
+
+
+class Failed(Exception):
+    """An error in words (its type, text and place in the code): it holds no tensors and can be sent to others.
+
+    That of a lack of memory is a MemoryError too, that of a full store a StoreFull.
+    """
+
+    @staticmethod
+    def of(error: BaseException) -> "Failed":
+        """The error in words."""
+        if isinstance(error, Failed):
+            return error
+        frame = traceback.extract_tb(error.__traceback__)[-1:] or None
+        place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
+        text = " ".join(str(error).split())[:500]
+        if isinstance(error, StoreFull):
+            return _FailedForRoom(text)
+        kind = _FailedForMemory if out_of_memory(error) else Failed
+        return kind(f"{type(error).__name__}: {text}{place}")
+
+
+class _FailedForMemory(Failed, MemoryError):
+    pass
+
+
+class _FailedForRoom(Failed, StoreFull):
+    pass
+
+
+def fail_cell(store: Store, cell: Cell, epoch: int, error: BaseException, listener: Listener) -> None:
+    """Notes that a cell failed, with the place in the code, and tells the listener."""
+    failure = Failed.of(error)
+    store.write_cell(cell)
+    store.write_status(cell.cell_id, Status(state="failed", reason=str(failure), epoch=epoch, time=time.time()))
+    listener(Event("failed", cell.cell_id, epoch, reason=str(failure)))
+
+
+def loader_died(error: BaseException) -> bool:
+    """Whether a data loader's process was killed: what it would have loaded is as good as ever."""
+    return isinstance(error, RuntimeError) and _LOADER_DIED.search(str(error)) is not None
