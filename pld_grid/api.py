@@ -33,6 +33,7 @@ from pld_grid.reporting import (
     watch_report,
 )
 from pld_grid.signals import stoppable
+from pld_grid.space import check_space
 from pld_grid.store import Store
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
@@ -191,7 +192,7 @@ def run(
 
     Raises:
         KeyboardInterrupt: it was stopped.
-        ResourceError: a cohort asks for more than the cluster has.
+        ResourceError: a cohort asks for more than the cluster has, or what it will write has no room.
         StoreError: the store cannot be written, or is full.
         WaveStopped: all that was tried first failed with one and the same error.
         InputError: the data folder is missing, or a batch cannot be dealt out to the devices of a cohort.
@@ -218,7 +219,10 @@ def run(
     schedule.check_devices(machines, everything.pending)
     needed = {machines.of(cell): None for cell in everything.pending}
     if address is None:
-        schedule.check_resources(needed, local_resources())
+        available = local_resources()
+        schedule.check_resources(needed, available)
+        rooms = _rooms(machines, needed, store, available, address)
+        check_space(make_plan(grids, finished, rooms), rooms, workspace)
     store.check_writable()
     fetched = check_weights(everything.pending, weights_folder)
     if fetched:
@@ -230,15 +234,10 @@ def run(
             stack.enter_context(stoppable(store, told.run, grace, console))
             resources = stack.enter_context(schedule.cluster(address))
             schedule.check_resources(needed, resources)
-
-            def room(machine: MachineSettings) -> Room:
-                if machine not in needed:
-                    return Room(machine)
-                device = local_device(machine) if address is None else schedule.inspect(machine).device
-                return Room(machine, schedule.slots(machine, resources), Costs(find(store, machine, device), machine))
-
-            rooms = machines.map(room)
+            rooms = _rooms(machines, needed, store, resources, address)
             current = make_plan(grids, everything.finished, rooms)
+            if address is not None:
+                check_space(current, rooms, workspace, here=False)
             if current.forecast is not None:
                 expected, slots = duration(current.forecast.seconds), current.forecast.slots
                 console.print(f"{len(current.pending)} cells to train, about {expected} with {slots} slots")
@@ -266,6 +265,22 @@ def run(
         seconds=progress.elapsed,
         not_mirrored=mirror.pending(),
     )
+
+
+def _rooms(
+    machines: Machines, needed: Collection[MachineSettings], store: Store, resources: dict[str, float],
+    address: str | None,
+) -> Rooms:  # fmt: skip
+    """Where cohorts run on a cluster of these resources, and at what cost, as far as these machines are needed."""
+    from pld_grid import schedule
+
+    def room(machine: MachineSettings) -> Room:
+        if machine not in needed:
+            return Room(machine)
+        device = local_device(machine) if address is None else schedule.inspect(machine).device
+        return Room(machine, schedule.slots(machine, resources), Costs(find(store, machine, device), machine))
+
+    return machines.map(room)
 
 
 @contextlib.contextmanager

@@ -44,14 +44,16 @@ class DatasetInfo:
 class Catalogue:
     """Everything that a grid or profile may name.
 
-    `models` are timm's architectures. `pretrained_classes(architecture, tag)` gives the class count of published
-    weights, or None if timm has no such tag; `tags(architecture)` lists the valid ones. `optimizers` maps a name to
-    the keywords that its class takes, with their defaults (timm itself drops unknown ones silently).
+    `models` are timm's architectures. `factory_options` are the keywords of timm's own factory: they load files, or
+    name or wrap a model, and so are no options of one. `pretrained_classes(architecture, tag)` gives the class count of
+    published weights, or None if timm has no such tag; `tags(architecture)` lists the valid ones. `optimizers` maps a
+    name to the keywords that its class takes, with their defaults (timm itself drops unknown ones silently).
     """
 
     losses: Mapping[str, LossInfo]
     datasets: Mapping[str, DatasetInfo]
     optimizers: Mapping[str, Mapping[str, Any]]
     models: frozenset[str]
+    factory_options: frozenset[str]
     tags: Callable[[str], tuple[str, ...]]
     pretrained_classes: Callable[[str, str], int | None]

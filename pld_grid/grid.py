@@ -12,10 +12,11 @@ from pld_grid.errors import InputError, listing, nearest
 from pld_grid.gridfile import AXES, Block, GridFile, Sweep
 from pld_grid.layout import Layout, check_labels, default_layout
 from pld_grid.profile import Profile
-from pld_grid.reading import Document, Path_, read_file, show
+from pld_grid.reading import Document, Path_, check_name, one_line, read_file, show
 from pld_grid.spec import Cell, Loss, Model, Optimizer, Scalar
 
 MAX_CELLS = 2000
+MAX_SEEDS = 2**31
 Labels = Mapping[str, Scalar]
 
 
@@ -68,15 +69,19 @@ def load_grid(path: str | Path, profile: Profile, *, seeds: int | None = None, m
     nearest valid name; also for a grid that expands to nothing or to more than `max_cells`.
     """
     document = read_file(path)
-    return expand(document, Path(path).stem, profile, seeds=seeds, max_cells=max_cells)
+    try:
+        name = check_name(Path(path).stem)
+    except ValueError as error:
+        raise InputError(one_line(f"{path}: a grid is called by its file's name; {error}")) from None
+    return expand(document, name, profile, seeds=seeds, max_cells=max_cells)
 
 
 def expand(
     document: Document, name: str, profile: Profile, *, seeds: int | None = None, max_cells: int = MAX_CELLS
 ) -> Grid:
     """Expands a read grid document; see `load_grid`."""
-    if seeds is not None and seeds < 1:
-        raise InputError(f"--seeds: must be at least 1, not {seeds}")
+    if seeds is not None and not 1 <= seeds <= MAX_SEEDS:
+        raise InputError(f"--seeds: must be at least 1 and at most {MAX_SEEDS}, not {seeds}")
     file = document.parse(GridFile)
     expanded = _Expansion(document, file, profile, seeds)
     expanded.check()
@@ -359,9 +364,10 @@ def _label_names(entries: list[Entry]) -> set[str]:
 
 
 def _without_excluded(document: Document, file: GridFile, entries: list[Entry], seeds: int | None) -> list[Entry]:
+    names = _label_names(entries)
     for number, rule in enumerate(file.exclude):
         at: Path_ = ("exclude", number)
-        check_labels(document, at, rule, _label_names(entries))
+        check_labels(document, at, rule, names)
         kept = [e for e in entries if not matches(e.labels, rule)]
         # `--seeds` may leave out the very seeds that a rule is about.
         if len(kept) == len(entries) and not (seeds is not None and "seed" in rule):

@@ -9,6 +9,7 @@ from pld_grid.spec import Frozen, Scalar, Seed
 
 AXES = ("teacher", "student", "epochs", "optimizer", "loss", "hyperparameters", "divergence", "standardization", "seed")
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
+Epochs = Annotated[StrictInt, Field(ge=1, le=100_000)]
 
 
 Names = Annotated[list[StrictStr], BeforeValidator(many), Field(min_length=1)]
@@ -32,10 +33,7 @@ class Axes(Frozen):
     standardization: Names | None = None
     divergence: Names | None = None
     seed: Annotated[list[Seed], BeforeValidator(many), Field(min_length=1)] | None = None
-    epochs: (
-        Annotated[list[Annotated[StrictInt, Field(ge=1, le=100_000)]], BeforeValidator(many), Field(min_length=1)]
-        | None
-    ) = None
+    epochs: Annotated[list[Epochs], BeforeValidator(many), Field(min_length=1)] | None = None
 
 
 class Block(Axes):

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pld_grid import api, track
 from pld_grid.errors import InputError
 from pld_grid.grid import Grid
+from pld_grid.uris import public_store_uri
 from pld_grid.workspace import FOLDER, Workspace, code_version
 
 if TYPE_CHECKING:
@@ -129,25 +129,34 @@ def job_name(grids: Sequence[Grid], workspace: Workspace) -> str:
 
 def _check_workspace(workspace: Workspace) -> None:
     """Raises InputError for places that end with the job or show a password in its command."""
-    if "://" not in workspace.store and not Path(workspace.store).is_absolute():
+    store, uri = workspace.store, workspace.tracking_uri
+    if "://" not in store and not Path(store).is_absolute():
         raise InputError(
-            f"--store: {workspace.store} would end with the job; give a folder (from /) or URI that every node reaches"
+            f"--store: {store} would end with the job; give a folder (from /) or URI that every node reaches"
         )
-    uri = workspace.tracking_uri
     if uri == f"sqlite:///{(FOLDER / 'mlflow.db').absolute()}":
         raise InputError("--tracking-uri: give an MLflow that the cluster reaches, such as http://HOST:5000")
-    if "@" in urlsplit(uri).netloc:
+    public = track.public_uri(uri)
+    if public != uri:
         raise InputError(
-            f"--tracking-uri: a job's command can be read by all; leave user and password out of "
-            f"{track.public_uri(uri)} and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster"
+            f"--tracking-uri: a job's command can be read by all; leave user and password out of {public} and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster"
+        )
+    public = public_store_uri(store)
+    if public != store:
+        raise InputError(
+            f"--store: a job's command can be read by all; leave the password out of {public} and set on the cluster "
+            "what its file system reads from there (AWS_SECRET_ACCESS_KEY, or fsspec's own settings)"
         )
 
 
 def _inside(path: str | Path, folder: Path) -> str:
+    """A file's name inside a folder, which no program takes for an option."""
     try:
-        return str(Path(path).resolve().relative_to(folder.resolve()))
+        name = str(Path(path).resolve().relative_to(folder.resolve()))
     except ValueError:
         raise InputError(f"{path}: outside this folder, whose files are what the cluster gets") from None
+    return f"./{name}" if name.startswith("-") else name
 
 
 def shipped_files(folder: Path) -> list[Path]:

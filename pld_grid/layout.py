@@ -7,10 +7,10 @@ the cell that `where` picks within the row, or the difference of two columns.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pld_grid.errors import listing, nearest
-from pld_grid.reading import Document, Path_, show
+from pld_grid.reading import Document, Path_, check_name, show
 from pld_grid.spec import Frozen, Scalar
 
 Where = dict[str, Scalar]
@@ -76,7 +76,7 @@ class FigureLayout(Frozen):
     `exclude` are left out. Lines need numbers for `x`; a row that has none becomes a horizontal line.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$"), AfterValidator(check_name)]
     title: Annotated[str, Field(min_length=1)]
     kind: Literal["lines", "bars"]
     x: str
@@ -108,12 +108,14 @@ class Layout(Frozen):
     rows: list[str] = []
     columns: list[Column] = []
     difference_rows: list[DifferenceRow] = []
-    paper: str | None = None
+    paper: Annotated[str, AfterValidator(check_name)] | None = None
     paper_dataset: PaperDataset = PaperDataset()
     figures: list[FigureLayout] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> "Layout":
+        if len(set(self.rows)) < len(self.rows):
+            raise ValueError("`rows` names a label twice")
         seen: set[str] = set()
         for column in self.columns:
             if column.header in seen:

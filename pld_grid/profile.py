@@ -1,13 +1,17 @@
 """Profiles: what the paper's names mean on some scale. The same grids run under all that name their models."""
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pld_grid.catalogue import Catalogue
 from pld_grid.errors import InputError, listing, nearest
+from pld_grid.gridfile import Epochs
 from pld_grid.machine import ByStudent, MachineClass, Machines, MachineSettings, model_key
-from pld_grid.reading import Document, Path_, one_line, read_file, show
+from pld_grid.reading import Document, Path_, check_name, one_line, read_file, show
 from pld_grid.spec import (
     Cell,
     Count,
@@ -25,6 +29,8 @@ from pld_grid.spec import (
     Scalar,
     Seed,
 )
+
+_PLAIN = re.compile(r"[\w.+-]*")
 
 
 class OptimizerSettings(Frozen):
@@ -47,7 +53,7 @@ class TeacherSettings(Frozen):
     """Where teachers' weights come from: published, or trained here first with these settings."""
 
     source: Literal["trained", "pretrained"]
-    epochs: Count = 100
+    epochs: Epochs = 100
     seed: Seed = 0
     optimizer: str | None = None
     loss: Literal["ce", "ls"] = "ce"
@@ -63,7 +69,7 @@ class ProfileFile(Frozen):
     optimizers: dict[str, OptimizerSettings]
     teachers: TeacherSettings
     models: dict[str, Model]
-    epochs: dict[Count, Count] = {}
+    epochs: dict[Count, Epochs] = {}
     machine: MachineSettings = MachineSettings()
     machines: dict[str, MachineClass] = {}
 
@@ -187,6 +193,10 @@ def _kind(value: object) -> str:
     return "a list of numbers" if isinstance(value, list) else "text"
 
 
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, list) else 1
+
+
 def _names(name: str, valid: Any) -> str:
     return f"{listing(valid)}{nearest(name, valid)}"
 
@@ -198,9 +208,16 @@ def _check_model(model: Model, catalogue: Catalogue, num_classes: int) -> None:
             f'unknown model "{model.architecture}"; any timm architecture is valid'
             f"{nearest(model.architecture, catalogue.models)}"
         )
-    for key in ("num_classes", "in_chans"):
-        if key in model.options:
+    for key, value in model.options.items():
+        if key in ("num_classes", "in_chans"):
             raise ValueError(f"{key} comes from the dataset and cannot be an option of a model")
+        if key in catalogue.factory_options:
+            raise ValueError(f"{show(key)} is no option of a model: it tells timm which one to build, wrap or load")
+        for text in _texts(value):
+            if not _PLAIN.fullmatch(text):
+                raise ValueError(
+                    f"option {show(key)}: {show(text)} is no plain word; options are no paths or addresses"
+                )
     if model.pretrained is None:
         return
     classes = catalogue.pretrained_classes(model.architecture, model.pretrained.tag)
@@ -216,19 +233,33 @@ def _check_model(model: Model, catalogue: Catalogue, num_classes: int) -> None:
         )
 
 
+def _texts(value: object) -> Iterator[str]:
+    """All text in an option's value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
 def find_profile(name: str, near: Path | None = None) -> Path:
     """The file of a profile, given by path or by name (looked up in `profiles/` beside the grids).
 
     Raises InputError listing the profiles that exist.
     """
     given = Path(name)
+    # OSError: longer than a path can be, or in a folder that is closed to us.
     if given.suffix in (".yaml", ".yml"):
-        if given.is_file():
-            return given
+        with contextlib.suppress(OSError):
+            if given.is_file():
+                return given
         raise InputError(one_line(f"--profile: {name}: no such file"))
     folders = [near / "profiles"] if near else []
     folders += [Path("grids/profiles"), Path(__file__).parent.parent / "grids" / "profiles"]
-    found = {p.stem: p for folder in reversed(folders) for p in sorted(folder.glob("*.yaml"))}
+    found: dict[str, Path] = {}
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            found |= {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name not in found:
         raise InputError(one_line(f'--profile: unknown profile "{name}"; valid: {_names(name, found)}'))
     return found[name]
@@ -237,6 +268,10 @@ def find_profile(name: str, near: Path | None = None) -> Path:
 def load_profile(path: Path, catalogue: Catalogue) -> Profile:
     """Reads and checks a profile. Raises InputError with file, line, key path and the nearest valid name."""
     document = read_file(path)
+    try:
+        profile_name = check_name(path.stem)
+    except ValueError as error:
+        raise InputError(one_line(f"{path}: a profile is called by its file's name; {error}")) from None
     file = document.parse(ProfileFile)
 
     def check(at: Path_, name: str, valid: Any, kind: str) -> None:
@@ -252,7 +287,7 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
             at = ("optimizers", name, "options", option)
             check(at, option, defaults, f"{name} option")
             kind = _kind(defaults[option])
-            if defaults[option] is not None and kind != _kind(value):
+            if defaults[option] is not None and (kind, _length(value)) != (_kind(value), _length(defaults[option])):
                 raise document.error(at, f"expected {kind}, as its default {show(defaults[option])}, not {show(value)}")
     check(("optimizer",), file.optimizer, file.optimizers, "optimizer")
     if file.teachers.optimizer is not None:
@@ -262,6 +297,11 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
             _check_model(model, catalogue, info.num_classes)
         except ValueError as error:
             raise document.error(("models", name), str(error)) from None
+        for key in ("mean", "std"):
+            values = getattr(model.pretrained, key, None)
+            if values is not None and len(values) != info.channels:
+                at = ("models", name, "pretrained", key)
+                raise document.error(at, f"{len(values)} values for {info.channels} channel(s)")
     placed: dict[str, str] = {}
     for name, machine in file.machines.items():
         for place, student in enumerate(machine.students):
@@ -274,7 +314,7 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
     if len(recipe.mean) != info.channels:
         raise document.error(("recipe", "mean"), f"{len(recipe.mean)} values for {info.channels} channel(s)")
     return Profile(
-        name=path.stem,
+        name=profile_name,
         document=document,
         file=file,
         dataset=Dataset(

@@ -15,11 +15,15 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pld_grid.errors import InputError, listing, nearest
 
 MAX_BYTES = 200_000
 MAX_DEPTH = 20
+MAX_NAME = 100  # bytes; file systems take 255, and reports add endings
+_NOT_IN_NAMES = re.compile(r'[/\\<>:"|?*]')
+_DEVICES = {"", "CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 Path_ = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,8 +44,14 @@ _KINDS = {
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "int_from_float": "a whole number",
     "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
     "none_required": "null",
 }
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
@@ -67,6 +77,17 @@ def format_path(path: Path_) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
     return text
+
+
+def check_name(name: str) -> str:
+    """The name itself, if it can be a file's name on any system and stay in its folder. Raises ValueError.
+
+    Grids, profiles and printed tables are called by the names of their files, and reports write files of these names.
+    """
+    plain = name.isprintable() and not _NOT_IN_NAMES.search(name) and name == name.strip(" .")
+    if not plain or len(name.encode(errors="replace")) > MAX_NAME or name.partition(".")[0].upper() in _DEVICES:
+        raise ValueError(f'{show(name)} is no plain name; up to {MAX_NAME} letters, digits, "-" and "_" always are one')
+    return name
 
 
 @dataclass(frozen=True)
@@ -127,7 +148,7 @@ class Document:
         same = [p for p in problems if self._existing(base + tuple(p["loc"])) == location]
         if all(p["type"] in _KINDS for p in same):
             return self.error(location, f"expected {_kinds(p['type'] for p in same)}, not {show(first['input'])}")
-        return self.error(location, _reworded(kind, first.get("ctx", {}), first["input"], first["msg"]))
+        return self.error(location, explained(first))
 
     def _existing(self, path: Path_) -> Path_:
         """The path without the steps that pydantic inserts for unions and validators."""
@@ -146,8 +167,11 @@ def _kinds(types: Iterable[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" or {words[-1]}"
 
 
-def _reworded(kind: str, context: dict[str, Any], value: object, message: str) -> str:
-    """Pydantic's complaint about a value, in the words of somebody who writes YAML."""
+def explained(problem: ErrorDetails) -> str:
+    """Pydantic's complaint about a value, in the words of somebody who writes YAML or a flag."""
+    kind, context, value, message = problem["type"], problem.get("ctx", {}), problem["input"], problem["msg"]
+    if kind in _KINDS:
+        return f"expected {_KINDS[kind]}, not {show(value)}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
@@ -230,12 +254,16 @@ def read_text(text: str, source: str = "<text>") -> Document:
     """Reads YAML text; see `read_file`."""
     try:
         loader = _Loader(text)
-        node = loader.get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise InputError(f"{source}:{line}: not a text file: character {error.character:#04x}") from None
+    try:
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         raise InputError(_syntax(error, source)) from None
+    except (ValueError, OverflowError):
+        # PyYAML takes the numbers of escapes (\UFFFFFFFF) and of its version directive as they are.
+        raise InputError(f"{source}:{loader.line + 1}: not valid YAML: no character has such a number") from None
     if node is None:
         raise InputError(f"{source}:1: the file is empty")
     builder = _Builder(source, loader)
@@ -296,6 +324,8 @@ class _Builder:
                 raise self.error(path, line, "a key must be plain text or a number")
             self.check(key_node, path, line)
             key = self.scalar(key_node, path, line)
+            if key is None or isinstance(key, bool):
+                raise self.error(path, line, f"a key must be plain text or a number, not {show(key)}")
             if key in result:
                 first = self.lines[(*path, key)]
                 raise self.error((*path, key), line, f"duplicate key {show(key)}, first on line {first}")

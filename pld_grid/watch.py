@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 5.0  # seconds between two looks at the store
 PUBLISHED = 60.0  # seconds between two uploads of a report
-ENDED = ("finished", "diverged", "failed", "cancelled")
+ENDED = ("finished", "diverged", "failed", "lost", "cancelled")
 
 
 class _Known(NamedTuple):

@@ -12,7 +12,7 @@ from pld_grid.errors import InputError
 from pld_grid.grid import Grid
 
 if TYPE_CHECKING:
-    from pld_grid.train.cohort import Surroundings
+    from pld_grid.train.surroundings import Surroundings
 
 FOLDER = Path(".pld_grid")
 
@@ -48,7 +48,7 @@ def surroundings(
 ) -> "Surroundings":  # fmt: skip
     """What workers are told, in paths that hold elsewhere. Raises InputError if the data folder is missing."""
     from pld_grid.train import data
-    from pld_grid.train.cohort import Surroundings
+    from pld_grid.train.surroundings import Surroundings
 
     try:
         data.check(grids[0].profile.dataset, Path(data_folder) if data_folder else None)

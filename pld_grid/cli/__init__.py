@@ -4,8 +4,10 @@ import contextlib
 import logging
 import os
 import sys
+from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from pld_grid.cli import (
     _data,
@@ -21,7 +23,9 @@ from pld_grid.cli import (
     console,
 )
 from pld_grid.errors import PldGridError
+from pld_grid.reading import explained, one_line
 
+_LONGEST = 4000  # characters of a message
 app = typer.Typer(
     help="Experiment grids for knowledge distillation: plan, run on Ray, look in MLflow, rebuild the paper's tables.",
     no_args_is_help=True,
@@ -47,10 +51,32 @@ app.command()(_landscapes.landscapes)
 def main() -> None:
     """Runs a command; known errors are one line on standard error. Raises SystemExit with the exit code."""
     try:
-        app()
+        code = app(prog_name="pld-grid", standalone_mode=False)
     except PldGridError as error:
-        console.errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
-        sys.exit(error.exit_code)
+        _refuse(str(error), error.exit_code)
+    except typer.TyperException as error:
+        message = _of_arguments(error)
+        if not message:
+            sys.exit(2)
+        _refuse(message, 2)
+    sys.exit(code)
+
+
+def _refuse(message: str, code: int) -> NoReturn:
+    """Says what is wrong, on one line whatever the message quotes."""
+    line = one_line(f"error: {message}", _LONGEST)
+    console.errors.print(line, style="red", soft_wrap=True, markup=False, highlight=False)
+    sys.exit(code)
+
+
+def _of_arguments(error: typer.TyperException) -> str:
+    """What is wrong with a command's arguments, and where they are explained; empty if its help was printed instead."""
+    # The errors of typer's own parser have these; it exports no name for them.
+    context, message = getattr(error, "ctx", None), getattr(error, "format_message", error.__str__)()
+    if isinstance(error, typer.BadParameter) and isinstance(error.__cause__, ValidationError):
+        error.message = explained(error.__cause__.errors()[0])
+        message = error.format_message()
+    return message and f"{message.removesuffix('.')} ({context.command_path if context else 'pld-grid'} --help)"
 
 
 def script() -> None:

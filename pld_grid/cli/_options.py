@@ -2,8 +2,11 @@
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
+
+from pld_grid.errors import InputError
 
 if TYPE_CHECKING:
     from pld_grid.grid import Grid
@@ -37,8 +40,10 @@ TrackingUri = Annotated[
     str | None, typer.Option(help="MLflow. \\[default: $MLFLOW_TRACKING_URI or .pld_grid/mlflow.db]")
 ]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment. \\[default: pld_grid]")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Replicates per cell: seeds 0 .. N-1, instead of the grid's.")]
-MaxCells = Annotated[int | None, typer.Option(min=1, help="Allow a grid to expand to this many cells.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, max=2**31, help="Replicates per cell: seeds 0 .. N-1, instead of the grid's.")
+]
+MaxCells = Annotated[int | None, typer.Option(min=1, max=10**6, help="Allow a grid to expand to this many cells.")]
 Cpus = Annotated[float | None, typer.Option(help="CPUs per cohort. \\[default: the profile's]")]
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster. \\[default: a local one]")]
 DataDir = Annotated[str | None, typer.Option(envvar="PLD_GRID_DATA", help="Folder of the dataset, where it needs one.")]
@@ -52,7 +57,8 @@ WeightsDir = Annotated[
 Devices = Annotated[int | None, typer.Option(help="Processes, each with its CPUs and GPUs, that train a cohort.")]
 Gpus = Annotated[float | None, typer.Option(help="GPUs per cohort, may be a fraction. \\[default: the profile's]")]
 Grace = Annotated[
-    float | None, typer.Option(min=0, help="Seconds that running cohorts have to end their epoch when stopped.")
+    float | None,
+    typer.Option(min=0, max=10**6, help="Seconds that running cohorts have to end their epoch when stopped."),
 ]
 CohortSize = Annotated[int | None, typer.Option(help="Most students in one trial. \\[default: the profile's]")]
 
@@ -67,10 +73,29 @@ def load(grids: list[str], profile: str, seeds: int | None, max_cells: int | Non
     return api.load_grids(grids, profile, seeds=seeds, max_cells=max_cells or grid.MAX_CELLS)
 
 
+def _check_tracking_uri(uri: str) -> None:
+    """Raises InputError for what can be no MLflow, which would show only when something is logged."""
+    from pld_grid import track
+
+    shown = track.public_uri(uri)
+    try:
+        parts = urlsplit(shown)
+        kind, _ = parts.scheme.partition("+")[0], parts.port
+        known = {"http": parts.hostname, "https": parts.hostname, "postgresql": parts.netloc + parts.path}
+        known["sqlite"] = parts.path.strip("/")
+    except ValueError:
+        kind, known = "", {}
+    if not known.get(kind):
+        raise InputError(
+            f'--tracking-uri: "{shown}" is no MLflow: http://HOST:PORT, sqlite:///FILE or postgresql://...'
+        )
+
+
 def workspace_of(store: str | None, tracking_uri: str | None = None, experiment: str | None = None) -> Any:
     from dataclasses import replace
 
     from pld_grid import api
 
     workspace = api.Workspace.default(store, tracking_uri)
+    _check_tracking_uri(workspace.tracking_uri)
     return replace(workspace, experiment=experiment) if experiment else workspace

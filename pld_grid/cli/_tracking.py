@@ -19,7 +19,7 @@ def sync(store: StorePath = None, tracking_uri: TrackingUri = None, experiment: 
 
 def ui(
     tracking_uri: TrackingUri = None,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open MLflow's UI on the runs."""
     from pld_grid import track

@@ -8,7 +8,7 @@ from pld_grid.explain.library import Library, Use
 from pld_grid.progress import describe
 from pld_grid.records import Record
 from pld_grid.spec import Cell, ledger
-from pld_grid.store import EpochRecord, Provenance, Store
+from pld_grid.store import EpochRecord, Note, Provenance, Store, claims
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Account:
     """One cell.
 
     `epochs` are all that are recorded, their metrics in percent and nats; `files` the paths in the store that exist;
-    `earlier` the folders of results that were set aside when the cell was trained again; `rerun` the command that
+    `history` what happened to it, from who trained it to what had to be repaired; `earlier` the folders of results that were set aside when the cell was trained again; `rerun` the command that
     trains just this cell, or empty if no grid of the profile needs it.
     """
 
@@ -58,6 +58,7 @@ class Account:
     provenance: Provenance | None
     run: MlflowRun | None
     files: tuple[str, ...]
+    history: tuple[Note, ...]
     earlier: tuple[str, ...]
     uses: tuple[Use, ...]
     ledger: tuple[Choice, ...]
@@ -89,6 +90,7 @@ def account_of(library: Library, cell: Cell, record: Record | None, first: str |
         provenance=receipt.provenance if receipt is not None else None,
         run=MlflowRun(record.run_id, record.experiment_id, uri) if record is not None and record.run_id else None,
         files=tuple(_files(library.store, cell.cell_id)),
+        history=tuple(history(library.store, cell.cell_id)),
         earlier=tuple(_path(library.store, name) for name in library.set_aside(cell)),
         uses=tuple(library.uses(cell)),
         ledger=tuple(choices(cell)),
@@ -109,10 +111,20 @@ def choices(cell: Cell) -> list[Choice]:
     return found
 
 
+def history(store: Store, cell_id: str) -> list[Note]:
+    """What happened to a cell, the oldest first."""
+    who = (
+        Note(time=entry.time, text=f"{entry.kind} by run {entry.run[:8] or entry.lease} on {entry.host}")
+        for entry in claims.entries(store, cell_id)
+    )
+    return sorted([*who, *store.history(cell_id)], key=lambda note: note.time)
+
+
 def _files(store: Store, cell_id: str) -> list[str]:
     """What the store has of a cell, in the order of the names."""
-    names = [name for name in store.names(cell_id) if name != "checkpoints"]
-    names += [f"checkpoints/{name}" for name in store.names(cell_id, "checkpoints")]
+    folders = ("checkpoints", "damaged")
+    names = [name for name in store.names(cell_id) if name not in (*folders, "claims", "history")]
+    names += [f"{folder}/{name}" for folder in folders for name in store.names(cell_id, folder)]
     return [_path(store, cell_id, name) for name in sorted(names)]
 
 

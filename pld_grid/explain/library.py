@@ -184,7 +184,7 @@ class Library:
         seeds = self.seeds if cell.cell_id in shelf.cells else cell.seed + 1
         words += ["--seeds", str(seeds)] if seeds is not None else []
         usual = Workspace.default()
-        words += ["--store", self.workspace.store] if self.workspace.store != usual.store else []
+        words += ["--store", self.store.uri] if self.workspace.store != usual.store else []
         if self.workspace.tracking_uri != usual.tracking_uri:
             words += ["--tracking-uri", track.public_uri(self.workspace.tracking_uri)]
         if self.workspace.experiment != usual.experiment:

@@ -49,6 +49,7 @@ def _account(account: Account) -> dict[str, Any]:
         "provenance": made.model_dump(mode="json") if made is not None else None,
         "run": {**asdict(run), "link": run.link} if run is not None else None,
         "files": account.files,
+        "history": [note.model_dump(mode="json") for note in account.history],
         "earlier": account.earlier,
         "uses": [asdict(use) for use in account.uses],
         "ledger": [asdict(choice) for choice in account.ledger],

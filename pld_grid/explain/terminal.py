@@ -26,7 +26,7 @@ _WIDTH = 100
 _SEQUENCE, _MAPPING = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"
 Fact = tuple[str, str | Text]
 _ONE_SEED = f"{NOTHING} (needs two seeds)"
-_STATES = {"finished": "green", "failed": "red", "diverged": "red"}
+_STATES = {"finished": "green", "failed": "red", "lost": "red", "diverged": "red"}
 
 
 def print_explanation(found: Explanation, console: Console) -> None:
@@ -132,6 +132,7 @@ def _print_account(account: Account, profile: str, console: Console) -> None:
             ("MLflow", _run(account)),
             *_several("files", account.files, "none"),
             *_several("set aside", account.earlier),
+            *_several("history", (f"{_time(note.time)}  {note.text}" for note in account.history)),
             *_made(account.provenance),
             ("run it again" if account.provenance else "run it", account.rerun or f"no grid under {profile} needs it"),
         ],
@@ -204,7 +205,7 @@ def _made(made: Provenance | None) -> list[Fact]:
     parts = [made.device, _counted(made.threads, "thread")]
     parts += [_counted(made.devices, "device")] if made.devices > 1 else []
     parts += [name for name in ("channels_last", "compile") if getattr(made, name)]
-    start, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) for at in (made.started, made.ended))
+    start, end = map(_time, (made.started, made.ended))
     return [
         ("commit", made.commit or "unknown"),
         ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
@@ -288,6 +289,10 @@ def _value(value: Any) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
 
 
 def _several(label: str, lines: Iterable[str], none: str = "") -> list[Fact]:

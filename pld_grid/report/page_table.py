@@ -36,6 +36,7 @@ STATES = {
         State("queued", "○", "waits for its turn"),
         State("cancelled", "■", "was stopped, and goes on from its last checkpoint"),
         State("failed", "✕", "ended with an error"),
+        State("lost", "✝", "went with its worker, again and again"),
         State("diverged", "▲", "left the finite numbers"),
         State("stale", "◇", "has a result under an earlier specification only"),
         State("not run", "–", "has not begun, and nothing is planned"),

@@ -30,7 +30,7 @@ class Breaker:
         with self._lock:
             if event.kind == "started":
                 self._running.add(event.cell_id)
-            elif event.kind == "failed":
+            elif event.kind in ("failed", "lost"):
                 self._running.discard(event.cell_id)
                 self._failed[event.cell_id] = event.reason
             elif event.kind in ("epoch", "finished", "diverged"):

@@ -1,7 +1,6 @@
 """A cohort on several devices: Ray Train's TorchTrainer inside a Tune trial, a worker for each device."""
 
 import os
-import pickle
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -140,14 +139,18 @@ def _note_resources(trial: str) -> None:
     from ray.experimental.internal_kv import _internal_kv_put
     from ray.util import get_current_placement_group
 
-    _internal_kv_put(f"pld_grid:{trial}", pickle.dumps(get_current_placement_group()))
+    held = get_current_placement_group()
+    assert held is not None, "Ray Train puts its workers into one"
+    _internal_kv_put(f"pld_grid:{trial}", held.id.binary())
 
 
 def _give_back(trial: str) -> None:
     """Gives back what an earlier try of the trial held; nothing happens if Ray has done so."""
+    from ray import PlacementGroupID
     from ray.experimental.internal_kv import _internal_kv_get
     from ray.util import remove_placement_group
+    from ray.util.placement_group import PlacementGroup
 
     held = _internal_kv_get(f"pld_grid:{trial}")
     if held is not None:
-        remove_placement_group(pickle.loads(held))
+        remove_placement_group(PlacementGroup(PlacementGroupID(held)))

@@ -53,7 +53,11 @@ def run_trials(
 def _register(cohorts: Sequence[Cohort], surroundings: Surroundings) -> str:
     """Tells Tune how to train these cohorts, which are of one kind of machine; the name of that."""
     from ray import tune
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
+    # Tune would put the driver's keys into every trial's runtime environment, which Ray logs and its dashboard shows.
+    # Nodes have keys of their own, and those of a local cluster inherit the driver's.
+    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
     trainable = tune.with_parameters(
         run_trial, cohorts=[[c.model_dump(mode="json") for c in cohort.cells] for cohort in cohorts],
         surroundings=surroundings,

@@ -21,6 +21,7 @@ from pld_grid.errors import StoreError, StoreFull
 from pld_grid.files import create_whole, write_whole
 from pld_grid.reading import one_line
 from pld_grid.spec import canonical_json
+from pld_grid.uris import public_store_uri
 
 M = TypeVar("M", bound=BaseModel)
 _ENVELOPE = re.compile(rb'\{"sha256":"(?P<sha256>[0-9a-f]{64})","content":(?P<body>.*)\}\n', re.DOTALL)
@@ -42,16 +43,26 @@ class Files:
     """
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
-        self.uri = os.fspath(uri)
+        self._given = os.fspath(uri)
+        # What is printed and kept.
+        self.uri = public_store_uri(self._given)
         try:
-            self.fs, self.root = fsspec.core.url_to_fs(self.uri)
+            self.fs, self.root = fsspec.core.url_to_fs(self._given)
         except (ValueError, ImportError, OSError) as error:
-            raise StoreError(one_line(f"store {self.uri}: {error}")) from None
+            raise StoreError(one_line(f"store {self.uri}: {self._said(error)}")) from None
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def path(self, *parts: str) -> str:
-        """The path of a file inside the store."""
-        return "/".join((self.root.rstrip("/"), *parts))
+        """The path of a file inside the store. Raises StoreError for one that leads out of it, by a name or a link."""
+        path: str = self.root.rstrip("/")
+        for part in parts:
+            path = f"{path}/{part}"
+            if part in (".", "..") or "/" in part:
+                raise StoreError(one_line(f"store {self.uri}: {part!r} is no name of a file"))
+            if self.local and os.path.islink(path):
+                place = f"store {self.uri}: {'/'.join(parts)}"
+                raise StoreError(one_line(f"{place}: {part} is a link, which is not followed"))
+        return path
 
     def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
         """Writes a file so that readers see it whole or not at all.
@@ -95,11 +106,15 @@ class Files:
         return data
 
     def _error(self, what: str, parts: Iterable[str], error: OSError, size: int = 0) -> StoreError:
-        reason = error.strerror or str(error) or type(error).__name__
+        reason = error.strerror or self._said(error) or type(error).__name__
         place = f"store {self.uri}: {what} {'/'.join(parts)}"
         if error.errno in _FULL:
             return StoreFull(one_line(f"{place} ({size / 2**20:.1f} MiB): {reason}; {self._room()}"))
         return StoreError(one_line(f"{place}: {reason}".replace(" : ", ": ")))
+
+    def _said(self, error: Exception) -> str:
+        """An error's text, in which a file system may name the URI that it was given."""
+        return str(error).replace(self._given, self.uri)
 
     def _room(self) -> str:
         with contextlib.suppress(OSError):

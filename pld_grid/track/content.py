@@ -29,6 +29,7 @@ STATUS: Mapping[str, str] = {
     "finished": "FINISHED",
     "diverged": "FAILED",
     "failed": "FAILED",
+    "lost": "FAILED",
     "cancelled": "KILLED",
     "unfinished": "RUNNING",
     "running": "RUNNING",

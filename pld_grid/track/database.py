@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from pld_grid.errors import InputError, TrackingError
-from pld_grid.track.server import SQLITE, connect, database_path, public_uri, quiet, reporting
+from pld_grid.track.server import SQLITE, connect, database_path, quiet, reporting
+from pld_grid.uris import public_uri
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

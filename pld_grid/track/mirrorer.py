@@ -1,14 +1,18 @@
 """The mirror's thread: training never waits for MLflow, and never fails because of it."""
 
 import logging
+import math
 import threading
+import time
 
-from pld_grid.errors import PldGridError
+from pld_grid.errors import PldGridError, TrackingError
+from pld_grid.track.server import passing
 from pld_grid.track.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two passes: no cell is synced more often
+QUIET = 600.0  # seconds between two warnings that MLflow is away
 LONGEST_PAUSE = 30.0  # seconds between two attempts while MLflow is away
 
 
@@ -32,6 +36,8 @@ class Mirrorer:
         self._closing = False
         self._away = False
         self._refused: set[str] = set()
+        self._warned = -math.inf
+        self._arrived = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="pld_grid-mirror", daemon=True)
 
@@ -50,13 +56,20 @@ class Mirrorer:
         with self._changed:
             return len(self._marked.keys() | ({self._busy} if self._busy else set()))
 
-    def close(self, timeout: float = 30.0) -> int:
-        """Makes one last attempt, for at most `timeout` seconds; returns how many items MLflow lacks."""
+    def close(self, timeout: float = 30.0, patience: float = math.inf) -> int:
+        """Makes one last attempt; returns how many items MLflow lacks.
+
+        It takes at most `timeout` seconds, and no longer than `patience` seconds in which not one item arrived.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        until = time.monotonic() + timeout
+        while self._thread.is_alive() and time.monotonic() < until:
+            arrived = self._arrived
+            self._thread.join(min(patience, max(0.0, until - time.monotonic())))
+            if self._arrived == arrived:
+                break
         return self.pending()
 
     def _loop(self) -> None:
@@ -66,6 +79,8 @@ class Mirrorer:
                 self._changed.wait_for(lambda: self._closing, timeout=pause)
                 self._changed.wait_for(lambda: self._closing or self._marked or self._replay)
                 last = self._closing
+            # A driver that died on another machine is known to be dead a while after one first looked.
+            self._replay = self._replay or (last and self.tracker.in_doubt)
             done = self._pass()
             if last:
                 return
@@ -110,20 +125,24 @@ class Mirrorer:
                 self._busy = None
         if self._away:
             logger.info("MLflow is back")
+        self._arrived += 1
         self._away = False
         return True
 
     def _failed(self, error: Exception, item: str) -> None:
-        """Warns once per outage, and once per item or reason that MLflow refuses although it is there."""
+        """Warns once per outage, not too often, and once per item or reason that MLflow refuses although it is there.
+
+        A server that now answers and now does not has many short outages: they are one to whoever reads of them.
+        """
         away = not self.tracker.reachable()
-        known = {item, str(error)} & self._refused
-        if away and not self._away:
-            logger.warning("%s; training goes on, and what MLflow lacks stays in the store", error)
-        elif not away and not known:
+        if away or (isinstance(error, TrackingError) and passing(error)):
+            if not self._away and time.monotonic() - self._warned > QUIET:
+                logger.warning("%s; training goes on, and what MLflow lacks stays in the store", error)
+                self._warned = time.monotonic()
+        elif not {item, str(error)} & self._refused:
             # What is not in our tree of errors is a bug: its traceback is wanted, but not at training's expense.
             logger.warning(
                 "%s is not mirrored: %s", item, error, exc_info=None if isinstance(error, PldGridError) else error
             )
-        if not away:
             self._refused |= {item, str(error)}
         self._away = away

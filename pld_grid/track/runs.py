@@ -18,7 +18,8 @@ from pld_grid.errors import TrackingError
 from pld_grid.records import Record
 from pld_grid.track import content
 from pld_grid.track.content import CELL_ID, LOGGED, PREFIX, RECEIPT, RECEIPT_FILE, SUBMISSION_ID
-from pld_grid.track.server import EXPERIMENT, connect, database_path, public_uri, reporting
+from pld_grid.track.server import EXPERIMENT, connect, database_path, reporting
+from pld_grid.uris import public_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -196,9 +197,19 @@ def active(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def find(client: "MlflowClient", experiment_id: str, tag: str, value: str) -> "Run | None":
-    """The run with a tag; of several, the one that counts."""
-    runs = stream(client, experiment_id, f"tags.`{tag}` = '{value}'")
-    return min(runs, key=lambda run: brief(run).precedence, default=None)
+    """The run with a tag. Of several, the one that counts: the others are deleted, unless they have metrics.
+
+    Several are made by drivers that do not know of each other, and by a request whose answer is lost or late: it is
+    made again. MLflow has no unique tags, but all agree on which run stays.
+    """
+    from mlflow.exceptions import MlflowException
+
+    runs = sorted(stream(client, experiment_id, f"tags.`{tag}` = '{value}'"), key=lambda run: brief(run).precedence)
+    for run in runs[1:]:
+        if LOGGED not in run.data.tags:
+            with suppress(MlflowException):  # somebody else has deleted it, or the next look at all runs finds it
+                client.delete_run(run.info.run_id)
+    return runs[0] if runs else None
 
 
 def create(
@@ -206,18 +217,13 @@ def create(
 ) -> "Run":
     """A new run (`started` in seconds), or the one that somebody else made meanwhile: `tag` tells which are the same.
 
-    MLflow has no unique tags, but all agree on which of several runs stays.
+    Raises TrackingError if MLflow does not show it.
     """
-    from mlflow.exceptions import MlflowException
-
     client.create_run(experiment_id, start_time=int(started * 1000), tags=dict(tags), run_name=name)
-    runs = list(stream(client, experiment_id, f"tags.`{tag}` = '{tags[tag]}'"))
-    chosen = min(runs, key=lambda run: brief(run).precedence)
-    for run in runs:
-        if run is not chosen and LOGGED not in run.data.tags:
-            with suppress(MlflowException):  # somebody else has deleted it
-                client.delete_run(run.info.run_id)
-    return chosen
+    run = find(client, experiment_id, tag, tags[tag])
+    if run is None:
+        raise TrackingError(f"MLflow does not show the run {name} that it has just made")
+    return run
 
 
 def index(runs: Iterable[Brief]) -> dict[str, Brief]:
@@ -230,14 +236,25 @@ def index(runs: Iterable[Brief]) -> dict[str, Brief]:
     return found
 
 
-def upload(client: "MlflowClient", run_id: str, files: Mapping[str, bytes], into: str | None = None) -> None:
-    """Keeps files by name as a run's artifacts, in a folder of these if one is named. Raises what MLflow does."""
+def doubled(runs: Iterable[Brief], chosen: Mapping[str, Brief]) -> frozenset[str]:
+    """Cells and submissions, by id, that have a run too many, which `find` deletes."""
+    keys = ((run.tags.get(CELL_ID) or run.tags.get(SUBMISSION_ID) or "", run) for run in runs)
+    return frozenset(key for key, run in keys if key in chosen and run is not chosen[key] and LOGGED not in run.tags)
+
+
+def upload(tracking_uri: str, artifact_uri: str, files: Mapping[str, bytes], into: str | None = None) -> None:
+    """Keeps files by name as a run's artifacts, in a folder of these if one is named. Raises what MLflow does.
+
+    A client would ask where the artifacts of the run lie, and remember a wrong answer as long as the process lives.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
     with tempfile.TemporaryDirectory(prefix="pld_grid-") as folder:
         for name, data in files.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        client.log_artifacts(run_id, folder, into)
+        get_artifact_repository(artifact_uri, tracking_uri).log_artifacts(folder, into)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pld_grid.errors import TrackingError
+from pld_grid.uris import public_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +26,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -32,19 +34,15 @@ _SETTINGS = {
 }
 # Each of these logs every single failure, with a traceback or once per retry; we report an outage once, as an error.
 _LOUD = ("mlflow.store.db.utils", "urllib3.connectionpool")
-_TRANSPORT = re.compile(r"\[Errno -?\d+\] ([\w ]+)|Read timed out|Connection aborted|NameResolutionError|SSLError")
+_ANSWER = re.compile(r"failed with error code (\d+)|too many (\d+) error responses|not in a valid JSON format")
+_TRANSPORT = re.compile(
+    r"\[Errno -?\d+\] ([\w ]+)|Read timed out|Connection aborted|Connection broken|NameResolutionError|SSLError"
+)
 
 
 def default_tracking_uri(folder: str | os.PathLike[str]) -> str:
     """`MLFLOW_TRACKING_URI` if it is set, else an embedded database in `folder`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(folder).absolute() / 'mlflow.db'}"
-
-
-def public_uri(tracking_uri: str) -> str:
-    """The URI without user name and password: what may be printed and stored."""
-    # SQLAlchemy takes any character in a password, even one that ends a URI's authority: hence up to the last @.
-    shown = re.sub(r"(?<=://)(?!/).*@", "", tracking_uri, count=1, flags=re.DOTALL)
-    return re.sub(r"(?<=[?&])(\w*(?:password|passwd|pwd|token|secret))=[^&]*", r"\1=***", shown, flags=re.IGNORECASE)
 
 
 def database_path(tracking_uri: str) -> Path | None:
@@ -107,9 +105,20 @@ def explained(error: Exception, tracking_uri: str) -> str:
     if "out-of-date database schema" in text:
         return "its schema is another MLflow version's; make a copy of the database, then: pld-grid db upgrade"
     # "(psycopg.OperationalError) connection failed: ..."
+    spoilt = _ANSWER.search(text)
+    if spoilt:
+        return f"it answered {spoilt[1] or spoilt[2]}" if spoilt[1] or spoilt[2] else "its answer was not whole"
     line = re.sub(r"^\([\w.]+\) ", "", (text.splitlines() or [type(error).__name__])[0])[:300]
     refused = "password authentication failed" in line or "no password supplied" in line
     return f"{line} (the password belongs in PGPASSWORD)" if refused else line
+
+
+def passing(error: TrackingError) -> bool:
+    """Whether an error says something of MLflow's health rather than of what it was asked."""
+    if not isinstance(error.__cause__, Exception):
+        return False
+    status = _http_status(error.__cause__)
+    return status is None or status == 429 or status >= 500
 
 
 def _http_status(error: Exception) -> int | None:

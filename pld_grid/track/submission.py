@@ -1,35 +1,31 @@
 """Submissions: one `run` of one or more grids, kept in the store so that its MLflow run can be replayed too.
 
-A driver that dies says nothing, so while it lives it writes the time into `submissions/<id>.alive`, on whatever store.
-The clocks of the machines that share a store must agree within a minute or two.
+A driver that dies says nothing, so while it lives it holds a lease by its submission's id.
 """
 
-import itertools
 import json
-import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
-from pld_grid.errors import StoreError
 from pld_grid.records import Record, without_progress
 from pld_grid.spec import Frozen, Scalar, canonical_json
-from pld_grid.store import Store
-
-logger = logging.getLogger(__name__)
+from pld_grid.store import Store, leases
+from pld_grid.store.leases import Lease, Observer
 
 FOLDER = "submissions"
-BEAT = 20.0  # seconds between two signs of life
-DEAD = 180.0  # seconds without one, after which a driver counts as dead
+LOOK = 0.5  # seconds between two looks for a sign of life
+BORN = 60.0  # seconds within which a driver that has noted its submission holds its lease
 
 
 class Submission(Frozen):
     """Which cells were asked for, by which grids, and which of them had to be trained.
 
     `cells` names the grids of every cell wanted, finished ones included; `trained` the cells still to do at the start.
+    `lost` is one whose driver died; `started` and `ended` are Unix times in seconds.
     """
 
     submission_id: str
@@ -38,7 +34,7 @@ class Submission(Frozen):
     cells: dict[str, tuple[str, ...]]
     trained: tuple[str, ...]
     summary: dict[str, Scalar]
-    state: Literal["running", "finished", "failed", "cancelled"] = "running"
+    state: Literal["running", "finished", "failed", "cancelled", "lost"] = "running"
     started: float
     ended: float | None = None
 
@@ -67,20 +63,52 @@ def read(store: Store, submission_id: str) -> Submission | None:
         return None
 
 
-def load(store: Store) -> Iterator[Submission]:
-    """All submissions of a store, oldest first."""
-    yield from _load(store, ".json")
+def load(store: Store, only: Collection[str] | None = None) -> Iterator[Submission]:
+    """All submissions of a store, or those of these ids, oldest first."""
+    for name in sorted(store.names(FOLDER)):
+        submission_id = name.removesuffix(".json")
+        if name.endswith(".json") and (only is None or submission_id in only):
+            found = read(store, submission_id)
+            if found is not None:
+                yield found
 
 
-def alive(store: Store) -> list[Submission]:
-    """The submissions whose drivers live, oldest first. Raises StoreError if the store cannot be read."""
-    found = []
-    for known in _load(store, ".alive"):
-        with suppress(ValueError):
-            last = float(store.read(FOLDER, f"{known.submission_id}.alive") or b"0")
-            if time.time() - last < DEAD:
-                found.append(known)
-    return found
+def alive(store: Store, observer: Observer | None = None) -> list[Submission]:
+    """The submissions whose drivers live, oldest first. Raises StoreError if the store cannot be read.
+
+    Only an observer that is asked again and again knows of those that died on other machines.
+    """
+    lapsed = (observer or Observer(store)).lapsed
+    held = {name.removesuffix(".json") for name in store.names(leases.FOLDER)}
+    return [known for known in load(store, held) if not lapsed(known.submission_id)]
+
+
+def lost(known: Submission, observer: Observer) -> bool:
+    """Whether a submission counts as running although its driver is dead. Raises StoreError."""
+    if known.state != "running" or not observer.lapsed(known.submission_id):
+        return False
+    # Its lease comes a moment after it, and stays when its driver is killed.
+    held = leases.read(observer.store, known.submission_id) is not None
+    return held or time.time() - known.started > BORN
+
+
+def observe(submissions: Iterable[Submission], observer: Observer) -> None:
+    """Looks until the observer can judge the drivers that may live, and the workers there are.
+
+    That takes a beat if they live, and `leases.LAPSED` seconds if they died on another machine. Raises StoreError.
+    """
+    if all(known.state != "running" or observer.lapsed(known.submission_id) for known in submissions):
+        return
+    store = observer.store
+    ids = [name.removesuffix(".json") for name in store.names(leases.FOLDER)]
+    seen = {lease_id: leases.read(store, lease_id) for lease_id in ids if not observer.lapsed(lease_id)}
+    while seen:
+        time.sleep(LOOK)
+        seen = {
+            lease_id: beat
+            for lease_id, beat in seen.items()
+            if not observer.lapsed(lease_id) and leases.read(store, lease_id) == beat
+        }
 
 
 def newest(store: Store, cell_ids: Iterable[str]) -> Submission | None:
@@ -101,35 +129,47 @@ def queued(submissions: Iterable[Submission], cell_ids: Iterable[str]) -> dict[s
 
 @contextmanager
 def living(store: Store, submission_id: str) -> Iterator[None]:
-    """Gives signs of life, from a thread of its own, while its block runs."""
-    over, failures = threading.Event(), itertools.count()
-
-    def beat() -> None:
-        try:
-            store.write(f"{time.time():.0f}\n".encode(), FOLDER, f"{submission_id}.alive", durable=False)
-        except StoreError as error:
-            if next(failures) == 0:
-                logger.warning("%s; others may take this run for dead", error)
-
-    def go_on() -> None:
-        while not over.wait(BEAT):
-            beat()
-
-    beat()
-    thread = threading.Thread(target=go_on, name="pld_grid-alive", daemon=True)
-    thread.start()
-    try:
+    """Gives signs of life while its block runs. Raises StoreError if not even the first one can be given."""
+    with Lease(store, submission_id).held():
         yield
-    finally:
-        over.set()
-        thread.join()
-        with suppress(StoreError):
-            store.remove(FOLDER, f"{submission_id}.alive")
 
 
-def _load(store: Store, ending: str) -> Iterator[Submission]:
-    """The submissions that have a file with that ending, oldest first."""
-    for name in sorted(name for name in store.names(FOLDER) if name.endswith(ending)):
-        found = read(store, name.removesuffix(ending))
-        if found is not None:
-            yield found
+class Submissions:
+    """The submissions of a store, read once; any thread may use it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._found: dict[str, Submission] | None = None
+        self._lock = threading.Lock()
+
+    def keep(self, changed: Submission) -> None:
+        """Writes one that is new or has changed."""
+        write(self.store, changed)
+        with self._lock:
+            if self._found is not None:
+                self._found[changed.submission_id] = changed
+
+    def forget(self) -> None:
+        """Reads them anew when next asked: other drivers may have added some."""
+        with self._lock:
+            self._found = None
+
+    def all(self) -> list[Submission]:
+        """Every one, oldest first."""
+        with self._lock:
+            if self._found is None:
+                self._found = {each.submission_id: each for each in load(self.store)}
+            return list(self._found.values())
+
+    def get(self, submission_id: str) -> Submission | None:
+        """The one of that id."""
+        return next((each for each in self.all() if each.submission_id == submission_id), None)
+
+    def of(self, cell_id: str) -> list[Submission]:
+        """Those that wanted a cell, oldest first."""
+        return [each for each in self.all() if cell_id in each.cells]
+
+    def know(self, cells: Mapping[str, Iterable[str]]) -> bool:
+        """Whether every cell is known to belong to its grids, by cell id."""
+        pairs = {(cell, grid) for each in self.all() for cell, grids in each.cells.items() for grid in grids}
+        return all((cell, grid) in pairs for cell, grids in cells.items() for grid in grids)

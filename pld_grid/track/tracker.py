@@ -1,7 +1,6 @@
 """Brings MLflow up to date with the store, and reads records back."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,10 @@ from filelock import FileLock, Timeout
 
 from pld_grid.errors import StoreError, TrackingError
 from pld_grid.spec import SPEC_VERSION, Cell, Scalar, digest
-from pld_grid.store import Mirror, Progress, Receipt, Store
+from pld_grid.store import Mirror, Progress, Receipt, Store, claims, leases
+from pld_grid.store.leases import Observer
 from pld_grid.track import content, submission
+from pld_grid.track.connection import Connection
 from pld_grid.track.content import (
     CELL_ID,
     GRIDS,
@@ -25,13 +26,12 @@ from pld_grid.track.content import (
     STATUS,
     SUBMISSION_ID,
 )
-from pld_grid.track.database import prepare_database
-from pld_grid.track.runs import Brief, active, create, find, index, survey, upload
-from pld_grid.track.server import EXPERIMENT, connect, experiment_id, explained, public_uri, reporting
-from pld_grid.track.submission import Submission
+from pld_grid.track.runs import Brief, active, create, doubled, find, index, survey, upload
+from pld_grid.track.server import EXPERIMENT, explained
+from pld_grid.track.submission import Submission, Submissions
+from pld_grid.uris import public_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
@@ -60,9 +60,12 @@ class Tracker:
         self.tracking_uri = tracking_uri
         self.experiment = experiment
         self.address = f"{public_uri(tracking_uri)}#{experiment}"
-        self._connection: tuple[MlflowClient, str] | None = None
-        self._submissions: dict[str, Submission] | None = None
-        self._lock = threading.Lock()  # the driver starts submissions while the mirror's thread reads them
+        self._connection = Connection(tracking_uri, experiment)
+        self._submissions = Submissions(store)  # the driver adds to them while the mirror's thread reads them
+        self._observer = Observer(store)
+        self.in_doubt = False  # whether `outdated` saw other drivers that are alive, or died on other machines
+        self._own = set[str]()
+        self._doubled = frozenset[str]()  # what had a run too many when `outdated` last looked
 
     # -- submissions: written to the store only, so these neither wait for MLflow nor fail with it ----------------
 
@@ -93,39 +96,21 @@ class Tracker:
             summary=dict(summary or {}),
             started=time.time(),
         )
-        self._keep(started)
+        self._own.add(started.submission_id)
+        self._submissions.keep(started)
         return started
 
-    def end_submission(self, started: Submission, state: Literal["finished", "failed", "cancelled"]) -> Submission:
+    def end_submission(
+        self, started: Submission, state: Literal["finished", "failed", "cancelled", "lost"]
+    ) -> Submission:
         """Notes how a submission ended; the next `sync` of its id tells MLflow."""
         ended = started.model_copy(update={"state": state, "ended": time.time()})
-        self._keep(ended)
+        self._submissions.keep(ended)
         return ended
 
     def knows(self, cells: Mapping[str, Iterable[str]]) -> bool:
         """Whether every cell is known to belong to its grids, so that no new submission need say so."""
-        known = self._known_submissions()
-        with self._lock:
-            pairs = {(cell, grid) for each in known.values() for cell, grids in each.cells.items() for grid in grids}
-        return all((cell, grid) in pairs for cell, grids in cells.items() for grid in grids)
-
-    def _keep(self, changed: Submission) -> None:
-        submission.write(self.store, changed)
-        with self._lock:
-            if self._submissions is not None:
-                self._submissions[changed.submission_id] = changed
-
-    def _known_submissions(self) -> dict[str, Submission]:
-        with self._lock:
-            if self._submissions is None:
-                self._submissions = {each.submission_id: each for each in submission.load(self.store)}
-            return self._submissions
-
-    def _submissions_of(self, cell_id: str) -> list[Submission]:
-        """Those that wanted a cell, oldest first."""
-        known = self._known_submissions()
-        with self._lock:
-            return [each for each in known.values() if cell_id in each.cells]
+        return self._submissions.know(cells)
 
     # -- mirroring ----------------------------------------------------------------------------------------------
 
@@ -136,8 +121,8 @@ class Tracker:
             TrackingError: MLflow could not be reached or refused; nothing is lost, call again later.
             StoreError: the store could not be read.
         """
-        with self._reporting():
-            known = self._known_submissions().get(item)
+        with self._connection.reporting():
+            known = self._submissions.get(item)
             with self._alone(item):
                 if known is not None:
                     self._sync_submission(known)
@@ -153,29 +138,45 @@ class Tracker:
         known = submission.read(self.store, submission_id)
         if known is None:
             raise TrackingError(f"store {self.store.uri} has no submission {submission_id}")
-        with self._reporting():
+        with self._connection.reporting():
             with self._alone(submission_id):
                 run = self._run_of_submission(known)
-            self._upload(run.info.run_id, files, REPORT)
+            self._upload(run, files, REPORT)
+
+    def _end_lost(self) -> None:
+        """Ends the submissions whose drivers died. Raises StoreError."""
+        for known in self._submissions.all():
+            if submission.lost(known, self._observer):
+                # Who ends in order notes that before its lease goes.
+                now = submission.read(self.store, known.submission_id)
+                if now is not None and now.state == "running":
+                    self.end_submission(now, "lost")
+                self.store.remove(leases.FOLDER, f"{known.submission_id}.json")
+        self.in_doubt = any(
+            each.state == "running" for each in self._submissions.all() if each.submission_id not in self._own
+        )
 
     def outdated(self) -> list[str]:
         """Submissions and cells of the store that MLflow lacks or has an older state of; one search for all."""
-        with self._lock:
-            self._submissions = None  # other drivers may have added some
+        self._submissions.forget()
+        self._end_lost()
         found: list[str] = []
-        with self._reporting():
-            client, experiment = self._connected()
-            runs = index(survey(self.tracking_uri, client, experiment))
-            for known in list(self._known_submissions().values()):
+        with self._connection.reporting():
+            client, experiment = self._connection.get()
+            everything = list(survey(self.tracking_uri, client, experiment))
+            runs = index(everything)
+            self._doubled = doubled(everything, runs)
+            for known in self._submissions.all():
                 run = runs.get(known.submission_id)
-                if run is None or run.status != STATUS[known.state]:
+                current = run is not None and run.status == STATUS[known.state]
+                if not current or known.submission_id in self._doubled:
                     found.append(known.submission_id)
             for cell_id in sorted(self.store.cell_ids()):
                 try:
                     current = self._is_current(cell_id, runs.get(cell_id))
                 except StoreError:
                     current = False  # `sync` will say what is wrong with this one
-                if not current:
+                if not current or cell_id in self._doubled:
                     found.append(cell_id)
         return found
 
@@ -185,6 +186,8 @@ class Tracker:
         Raises:
             TrackingError: with how many are left, and why the first of them is.
         """
+        self._submissions.forget()
+        submission.observe(self._submissions.all(), self._observer)
         waiting = self.outdated()
         failures = self._sync_each(waiting)
         if failures:
@@ -209,12 +212,7 @@ class Tracker:
 
     def reachable(self) -> bool:
         """Whether MLflow answers at all: tells an outage from a cell that it refuses."""
-        try:
-            with self._reporting():
-                self._connected()[0].search_experiments(max_results=1)
-        except TrackingError:
-            return False
-        return True
+        return self._connection.works()
 
     def _sync_cell(self, cell_id: str) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -223,7 +221,7 @@ class Tracker:
         cell = _cell(self.store, cell_id, progress)
         if cell is None:
             return
-        client, _ = self._connected()
+        client, _ = self._connection.get()
         run = self._run_of_cell(cell, progress)
         run_id, had = run.info.run_id, run.data.tags
         if had.get(RECEIPT) and had[RECEIPT] in self._set_aside(cell_id):
@@ -231,7 +229,7 @@ class Tracker:
             had = {name: value for name, value in had.items() if name != LOGGED}
         wanted = self._tags(cell, progress, had)
         if progress is not None and progress.receipt is not None and had.get(RECEIPT) != wanted[RECEIPT]:
-            self._upload_results(run_id, progress.receipt)
+            self._upload_results(run, progress.receipt)
 
         metrics = [
             Metric(name, value, timestamp=int(epoch.time * 1000), step=epoch.epoch)
@@ -247,7 +245,7 @@ class Tracker:
         client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
 
         state = progress.state if progress else "unfinished"
-        self._tell_status(run, STATUS[state], content.ended(progress))
+        self._tell_status(run, self._status(cell_id, state), content.ended(progress))
         mirror = Mirror(
             tracking_uri=self.address,
             run_id=run_id,
@@ -264,7 +262,7 @@ class Tracker:
         self._tell_status(self._run_of_submission(now), STATUS[now.state], now.ended)
 
     def _tell_status(self, run: "Run", status: str, ended: float | None) -> None:
-        client, _ = self._connected()
+        client, _ = self._connection.get()
         if run.info.status == status:
             return
         if status == "RUNNING":
@@ -272,10 +270,17 @@ class Tracker:
         else:
             client.set_terminated(run.info.run_id, status=status, end_time=int((ended or time.time()) * 1000))
 
+    def _status(self, cell_id: str, state: str) -> str:
+        """What MLflow should call a cell's run: RUNNING as long as somebody trains it, and no longer."""
+        if state == "unfinished":
+            claim = claims.holder(self.store, cell_id)
+            return "KILLED" if claim is None or self._observer.lapsed(claim.lease) else "RUNNING"
+        return STATUS[state]
+
     def _tags(self, cell: Cell, progress: Progress | None, had: Mapping[str, str]) -> dict[str, str]:
         """All tags that the run should have, given those it has."""
         tags = content.tags(cell, progress)
-        wanted_by = self._submissions_of(cell.cell_id)
+        wanted_by = self._submissions.of(cell.cell_id)
         grids = {grid for each in wanted_by for grid in each.cells[cell.cell_id]}
         # Another store may have asked for the same cell under other grids: its share stays.
         grids |= set(filter(None, had.get(GRIDS, "").split(",")))
@@ -293,7 +298,7 @@ class Tracker:
         had = run.tags
         if mirror.state in ("finished", "diverged"):
             # Final: no need to read the receipt, which makes this fast where nearly every cell is done.
-            grids = {grid for each in self._submissions_of(cell_id) for grid in each.cells[cell_id]}
+            grids = {grid for each in self._submissions.of(cell_id) for grid in each.cells[cell_id]}
             same = had.get(STATE) == mirror.state and run.status == STATUS[mirror.state]
             return same and grids <= set(had.get(GRIDS, "").split(","))
         progress = self.store.progress(cell_id)
@@ -302,7 +307,9 @@ class Tracker:
             return True
         state = progress.state if progress else "unfinished"
         wanted = self._tags(cell, progress, had)
-        return run.status == STATUS[state] and all(had.get(name) == value for name, value in wanted.items())
+        return run.status == self._status(cell_id, state) and all(
+            had.get(name) == value for name, value in wanted.items()
+        )
 
     def _set_aside(self, cell_id: str) -> set[str]:
         """Digests of the receipts that a cell had before it was trained again."""
@@ -310,7 +317,7 @@ class Tracker:
         found = (self.store.read_model(Receipt, name, "receipt.json") for name in names)
         return {digest(receipt) for receipt in found if receipt is not None}
 
-    def _upload_results(self, run_id: str, receipt: Receipt) -> None:
+    def _upload_results(self, run: "Run", receipt: Receipt) -> None:
         files = content.artifacts(receipt)
         if receipt.weights_sha256 is not None:
             try:
@@ -318,12 +325,11 @@ class Tracker:
             except StoreError as error:
                 # The numbers are worth showing without them.
                 logger.warning("%s; its MLflow run goes without them", error)
-        self._upload(run_id, files)
+        self._upload(run, files)
 
-    def _upload(self, run_id: str, files: Mapping[str, bytes], into: str | None = None) -> None:
-        client, _ = self._connected()
+    def _upload(self, run: "Run", files: Mapping[str, bytes], into: str | None = None) -> None:
         try:
-            upload(client, run_id, files, into)
+            upload(self.tracking_uri, run.info.artifact_uri, files, into)
         except Exception as error:  # every artifact store raises its own kind
             reason = explained(error, self.tracking_uri)
             raise TrackingError(f"MLflow at {self.address}: cannot keep {', '.join(files)}: {reason}") from error
@@ -331,9 +337,9 @@ class Tracker:
     # -- finding runs -------------------------------------------------------------------------------------------
 
     def _run_of_cell(self, cell: Cell, progress: Progress | None) -> "Run":
-        client, experiment = self._connected()
+        client, experiment = self._connection.get()
         mirror = self.store.mirror(cell.cell_id)
-        if mirror is not None and mirror.tracking_uri == self.address:
+        if mirror is not None and mirror.tracking_uri == self.address and cell.cell_id not in self._doubled:
             run = active(client, mirror.run_id)
             if run is not None:
                 return run
@@ -341,7 +347,7 @@ class Tracker:
         if run is not None:
             return run
         tags = {CELL_ID: cell.cell_id}
-        parents = [each for each in self._submissions_of(cell.cell_id) if cell.cell_id in each.trained]
+        parents = [each for each in self._submissions.of(cell.cell_id) if cell.cell_id in each.trained]
         if parents:
             with self._alone(parents[-1].submission_id):
                 tags[PARENT] = self._run_of_submission(parents[-1]).info.run_id
@@ -350,7 +356,7 @@ class Tracker:
     def _run_of_submission(self, known: Submission) -> "Run":
         from mlflow.entities import Param
 
-        client, experiment = self._connected()
+        client, experiment = self._connection.get()
         run = find(client, experiment, SUBMISSION_ID, known.submission_id)
         if run is None:
             tags = {
@@ -367,15 +373,6 @@ class Tracker:
             client.log_batch(run.info.run_id, params=missing)
         return run
 
-    # -- the connection -----------------------------------------------------------------------------------------
-
-    def _connected(self) -> "tuple[MlflowClient, str]":
-        if self._connection is None:
-            prepare_database(self.tracking_uri)
-            client = connect(self.tracking_uri)
-            self._connection = client, experiment_id(client, self.tracking_uri, self.experiment)
-        return self._connection
-
     @contextmanager
     def _alone(self, item: str) -> Iterator[None]:
         """Of the processes that share a store's folder, one at a time mirrors an item; the next ones find it done.
@@ -390,15 +387,6 @@ class Tracker:
                 yield
         except Timeout:
             raise TrackingError(f"MLflow at {self.address}: another process is still mirroring {item}") from None
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            with reporting(self.tracking_uri):
-                yield
-        except TrackingError:
-            self._connection = None  # the next attempt may meet a new server
-            raise
 
 
 def _cell(store: Store, cell_id: str, progress: Progress | None) -> Cell | None:

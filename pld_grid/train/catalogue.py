@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import timm.optim
-from timm.models import get_arch_pretrained_cfgs
+from timm.models import build_model_with_cfg, get_arch_pretrained_cfgs
 
 import pld_grid.train.models  # noqa: F401 - its files register architectures with timm
 from pld_grid.catalogue import Catalogue, LossInfo
@@ -15,6 +15,8 @@ from pld_grid.train import data, losses
 
 # Arguments of optimizer classes that are no hyperparameters: set elsewhere, or only about speed.
 _NOT_OPTIONS = {"params", "lr", "weight_decay", "foreach", "fused", "capturable", "differentiable", "maximize"}
+
+_ALSO_FACTORY = {"features_only", "feature_cls", "out_indices", "pruned", "cfg", "device", "dtype"}
 
 
 @functools.cache
@@ -25,9 +27,16 @@ def load() -> Catalogue:
         datasets={name: data.dataset_module(name).INFO for name in data.available()},
         optimizers=_Optimizers(),
         models=frozenset(timm.list_models()),
+        factory_options=_factory_options(),
         tags=_tags,
         pretrained_classes=_pretrained_classes,
     )
+
+
+def _factory_options() -> frozenset[str]:
+    """By timm's signatures, which grow with its versions, and what it takes out of its keywords beside them."""
+    named = {name for make in (timm.create_model, build_model_with_cfg) for name in inspect.signature(make).parameters}
+    return frozenset(named | _ALSO_FACTORY) - {"kwargs"}
 
 
 def _loss_info(name: str) -> LossInfo:

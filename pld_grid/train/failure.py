@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pld_grid.errors import StoreFull
 from pld_grid.events import Event, Listener
+from pld_grid.reading import one_line
 from pld_grid.spec import Cell
 from pld_grid.store import Status, Store
 from pld_grid.train.device import out_of_memory
@@ -28,7 +29,8 @@ class Failed(Exception):
             return error
         frame = traceback.extract_tb(error.__traceback__)[-1:] or None
         place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
-        text = " ".join(str(error).split())[:500]
+        # A text may come from a file, and goes to terminals.
+        text = one_line(" ".join(str(error).split()), 500)
         if isinstance(error, StoreFull):
             return _FailedForRoom(text)
         kind = _FailedForMemory if out_of_memory(error) else Failed

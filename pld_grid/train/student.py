@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pld_grid.errors import StoreError
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Manifest, sha256
@@ -263,9 +264,14 @@ class Student:
         return manifest, payload
 
     def restore(self, manifest: Manifest, payload: bytes) -> None:
-        """Continues from what `save` returned."""
-        # To the CPU, where optimizers keep their count of steps: read from a GPU, it would stall every step.
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        """Continues from what `save` returned. Raises StoreError if that is something else, which is never run."""
+        try:
+            # To the CPU, where optimizers keep their count of steps: read from a GPU, it would stall every step.
+            state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        except Exception as error:
+            # torch's own words advise to open the file as a pickle.
+            what = f"checkpoint {manifest.epoch} of cell {manifest.cell_id} has its checksum but holds no tensors"
+            raise StoreError(f"{what} ({type(error).__name__}): not written by pld_grid; remove it") from None
         self.model.load_state_dict(state["model"])
         restore_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

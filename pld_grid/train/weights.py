@@ -1,14 +1,14 @@
-"""Where published weights lie: in a folder of the user's, or in the cache that timm's hub fills. Nothing is fetched.
+"""Where published weights lie: in a folder of the user's, or in the hub's cache, which is filled where that is allowed.
 
 A folder holds one file per model, `<architecture>.<tag>.safetensors`, with the names and shapes that the hub's own
-file has. Pickles are refused: they can run code when they are opened.
+file has. Pickles are refused, and never fetched: they can run code when they are opened.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import timm
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from timm.models import PretrainedCfg
 
@@ -44,27 +44,34 @@ def find_weights(name: str, weights_folder: str | None = None) -> Path | None:
         file = Path(weights_folder) / f"{name}{SUFFIX}"
         if file.is_file():
             return _whole(file)
-    published = _published(name)
-    if not published.hf_hub_id:
+    place = _place(name)
+    if place is None:
         return None
-    repository, _, revision = published.hf_hub_id.partition("@")
-    filename = str(Path(published.hf_hub_filename or _HUB_FILE).with_suffix(SUFFIX))
-    cached = try_to_load_from_cache(repository, filename, revision=revision or None)
+    repository, filename, revision = place
+    cached = try_to_load_from_cache(repository, filename, revision=revision)
     return _whole(Path(cached)) if isinstance(cached, str) else None
 
 
-def required_weights(model: Model, weights_folder: str | None = None) -> Path | None:
-    """The file to build a model from; None if timm is to fetch it. Raises WeightsError if it may or can not."""
+def required_weights(model: Model, weights_folder: str | None = None) -> Path:
+    """The file to build a model from, fetched if need be. Raises WeightsError if it may or can not be."""
     name = weights_name(model)
     file = find_weights(name, weights_folder)
-    if file is None and not can_be_fetched(name, weights_folder):
+    if file is not None:
+        return file
+    place = _place(name)
+    if place is None or not can_be_fetched(name, weights_folder):
         raise WeightsError(describe_missing([name], weights_folder))
-    return file
+    repository, filename, revision = place
+    # Not left to timm, which takes a pickle where the hub has nothing else.
+    try:
+        return _whole(Path(hf_hub_download(repository, filename, revision=revision)))
+    except OSError as error:
+        raise WeightsError(one_line(f"weights {name}: {repository} gives no {filename}: {error}", 300)) from None
 
 
 def can_be_fetched(name: str, weights_folder: str | None = None) -> bool:
-    """Whether timm may download weights when they are needed: not with a folder of one's own, and not offline."""
-    return weights_folder is None and not constants.HF_HUB_OFFLINE and bool(_published(name).has_weights)
+    """Whether weights may be downloaded when they are needed: not with a folder of one's own, and not offline."""
+    return weights_folder is None and not constants.HF_HUB_OFFLINE and _place(name) is not None
 
 
 def missing_weights(cells: Iterable[Cell], weights_folder: str | None = None) -> list[str]:
@@ -80,7 +87,7 @@ def missing_weights(cells: Iterable[Cell], weights_folder: str | None = None) ->
 
 
 def check_weights(cells: Iterable[Cell], weights_folder: str | None = None) -> list[str]:
-    """Names of the published weights that timm will fetch for these cells.
+    """Names of the published weights that will be fetched for these cells.
 
     Raises WeightsError, naming all of them, if weights are missing that it may or can not fetch.
     """
@@ -116,6 +123,15 @@ def _pickles(name: str, weights_folder: str | None) -> list[str]:
 def _published(name: str) -> PretrainedCfg:
     """What timm knows about published weights."""
     return timm.get_pretrained_cfg(name) or PretrainedCfg()
+
+
+def _place(name: str) -> tuple[str, str, str | None] | None:
+    """The hub's repository of published weights, its file of safetensors, and the revision; None if it has none."""
+    published = _published(name)
+    if not published.hf_hub_id:
+        return None
+    repository, _, revision = published.hf_hub_id.partition("@")
+    return repository, str(Path(published.hf_hub_filename or _HUB_FILE).with_suffix(SUFFIX)), revision or None
 
 
 def _whole(file: Path) -> Path:

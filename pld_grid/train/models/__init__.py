@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import safetensors.torch
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pld_grid.reading import one_line
@@ -45,7 +46,7 @@ def build_model(model: Model, dataset: Dataset, seed: int, weights_folder: str |
     """A model for a dataset; its initial weights depend on (seed, architecture) alone, or are the published ones.
 
     Args:
-        weights_folder: where published weights lie; without one, they come from the hub's cache, or timm fetches them.
+        weights_folder: where published weights lie; without one, they come from the hub's cache, or are fetched.
 
     Raises:
         WeightsError: published weights are missing and must not be fetched, or are damaged or another model's.
@@ -53,7 +54,6 @@ def build_model(model: Model, dataset: Dataset, seed: int, weights_folder: str |
     name, file, options = model.architecture, None, dict(model.options)
     if model.pretrained is not None:
         name, file = weights_name(model), required_weights(model, weights_folder)
-    if file is not None:
         # Safetensors, whatever the format of the hub's own file, which `custom_load` describes.
         options["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": False}
     with torch.random.fork_rng():
@@ -103,7 +103,7 @@ class Teacher(nn.Module):
 
     Raises:
         StoreError: it was to be trained first, and the store has no whole weights of it.
-        WeightsError: its published weights cannot be used, see `build_model`.
+        WeightsError: its published weights cannot be used, see `build_model`, or the store's are not this model's.
     """
 
     def __init__(self, cell: Cell, store: Store, weights_folder: str | None = None) -> None:
@@ -111,7 +111,13 @@ class Teacher(nn.Module):
         self.normalize = normalize_for(cell)
         self.model = build_model(cell.student, cell.dataset, cell.seed, weights_folder)
         if not cell.is_measurement:
-            load_weights(self.model, store.weights_of(cell))
+            try:
+                load_weights(self.model, store.weights_of(cell))
+            except (SafetensorError, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise
+                name = f"{cell.student.architecture} in cell {cell.cell_id}"
+                raise WeightsError(one_line(f"weights of {name}: not those of such a model: {error}", 300)) from None
         self.requires_grad_(False)
         self.eval()
 
