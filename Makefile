@@ -6,7 +6,7 @@ PROFILE ?= digits
 SEEDS ?=
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 
-.PHONY: quickstart test test-cluster lint types contracts unit follows tables bench ui format clean
+.PHONY: quickstart test test-cluster test-faults lint types contracts unit follows tables bench ui format clean
 
 # Runtime and test packages are installed apart, so that the quickstart waits only for what it needs.
 .venv/.runtime: pyproject.toml constraints.txt
@@ -44,11 +44,16 @@ follows: .venv/.runtime
 	$(BIN)/pld-grid report --check --out reports/digits
 
 unit: .venv/.test
-	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/docker/test_container_commands.py
+	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/faults --ignore tests/docker/test_container_commands.py
 
 # Needs PostgreSQL's programs (Debian: apt-get install postgresql); brings up everything else on loopback.
 test-cluster: .venv/.test
 	$(BIN)/python -m pytest tests/cluster tests/docker/test_container_commands.py
+
+# Kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and root for a
+# disk of its own. PLD_GRID_FAULT_SEED=N for other moments.
+test-faults: .venv/.test
+	$(BIN)/python -m pytest tests/faults
 
 tables: .venv/.runtime
 	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --report reports/$(PROFILE)

@@ -29,7 +29,7 @@ from pld_grid.store import Store
 
 GRID = """
 cells:
-  student: [MobileNet-v4 Small (conv)]
+  student: [MobileNetV4 Conv Small]
   loss: ce
   optimizer: [lamb, adamw]
   epochs: 20
@@ -80,8 +80,9 @@ def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
         temporary = tempfile.TemporaryDirectory(prefix="pld_grid-bench-", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(temporary))
         track.prepare_database(f"sqlite:///{folder / 'empty.db'}")
-        upstream = stack.enter_context(plain_server(folder, folder / "empty.db"))
-        healthy, slow, broken = (stack.enter_context(proxy(upstream, delay=10)) for _ in range(3))
+        shutil.copy(folder / "empty.db", folder / "server.db")
+        server = stack.enter_context(plain_server(folder, f"sqlite:///{folder / 'server.db'}"))
+        healthy, slow, broken = (stack.enter_context(proxy(server.uri, delay=10)) for _ in range(3))
         slow.always("slow")
         broken.always("500")
         uris = dict(zip((SERVER, *ILL), (healthy.uri, CLOSED, slow.uri, broken.uri), strict=True))

@@ -45,8 +45,9 @@ class Account:
     """One cell.
 
     `epochs` are all that are recorded, their metrics in percent and nats; `files` the paths in the store that exist;
-    `history` what happened to it, from who trained it to what had to be repaired; `earlier` the folders of results that were set aside when the cell was trained again; `rerun` the command that
-    trains just this cell, or empty if no grid of the profile needs it.
+    `history` what happened to it, from who trained it to what could not be used; `earlier` the folders of results that
+    were set aside when the cell was trained again; `rerun` the command that trains just this cell, or empty if no grid
+    of the profile needs it.
     """
 
     cell: Cell

@@ -2,9 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import secrets
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pld_grid.errors import ResourceError, listing, nearest
@@ -49,22 +53,68 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
         yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
-        # Loopback, one user: no token is needed, and none should be left in the home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        options |= {"address": "local", "include_dashboard": False, "num_cpus": local_cpus()}
-    else:
-        if address != "auto":
-            check_reachable(address, _CLIENT_PORT if address.startswith("ray://") else _PORT)
-        options["address"] = address
-    try:
-        ray.init(**options)
-    except Exception as error:  # a start that takes too long is a plain Exception
-        raise ResourceError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
-    try:
-        yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    finally:
-        ray.shutdown()
+    with ExitStack() as private:
+        if address is None:
+            folder = private.enter_context(_own_cluster())
+            options |= {"address": "local", "include_dashboard": False, "num_cpus": local_cpus(), "_temp_dir": folder}
+        else:
+            if address != "auto":
+                check_reachable(address, _CLIENT_PORT if address.startswith("ray://") else _PORT)
+            options["address"] = address
+        asked_to_end = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(**options)
+        except Exception as error:  # a start that takes too long is a plain Exception
+            raise ResourceError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+        if threading.current_thread() is threading.main_thread():
+            # A local node's own answer is to kill everything at once.
+            signal.signal(signal.SIGTERM, asked_to_end)
+        try:
+            yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _own_cluster() -> Iterator[str]:
+    """What keeps others out of a local cluster, whose processes run whatever they are sent; yields its folder.
+
+    Left to itself, Ray listens on all addresses of the machine and lets everybody write where its sockets are. Here it
+    listens on loopback, wants a token that nobody else has, and keeps sockets and logs in a folder of this user's.
+    """
+    from ray._common.utils import get_default_system_temp_dir
+    from ray._private import ray_constants
+
+    settings = {
+        # Despite its name: 0 has Ray take the loopback address for this machine's.
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        # In the environment, as one in the home folder would be every later cluster's.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    with ExitStack() as undo:
+        # Sockets need short paths. Ray opens its own folder to everybody, hence one more around it.
+        outer = undo.enter_context(
+            TemporaryDirectory(prefix="ray-", dir=get_default_system_temp_dir(), ignore_cleanup_errors=True)
+        )
+        undo.callback(_apply, {name: os.environ.get(name) for name in settings}, ray_constants.ENABLE_RAY_CLUSTER)
+        _apply(settings, False)
+        yield f"{outer}/ray"
+
+
+def _apply(settings: Mapping[str, str | None], several_nodes: bool) -> None:
+    """Sets or clears environment variables that Ray has read already, and has it read them again."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    for name, value in settings.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    ray_constants.ENABLE_RAY_CLUSTER = several_nodes
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def local_cpus() -> int:

@@ -53,6 +53,12 @@ def fail_cell(store: Store, cell: Cell, epoch: int, error: BaseException, listen
     listener(Event("failed", cell.cell_id, epoch, reason=str(failure)))
 
 
+class LoaderDied(Exception):
+    """Processes of a data loader died again and again."""
+
+
 def loader_died(error: BaseException) -> bool:
     """Whether a data loader's process was killed: what it would have loaded is as good as ever."""
-    return isinstance(error, RuntimeError) and _LOADER_DIED.search(str(error)) is not None
+    return isinstance(error, LoaderDied) or (
+        isinstance(error, RuntimeError) and _LOADER_DIED.search(str(error)) is not None
+    )

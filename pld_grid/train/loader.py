@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pld_grid.spec import Recipe
 from pld_grid.train.data._split import DataError, Indices, Split, Splits
-from pld_grid.train.failure import loader_died
+from pld_grid.train.failure import LoaderDied, loader_died
 from pld_grid.train.randomness import epoch_order
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class _Batches(Dataset[Batch]):
 class _Stream:
     """torch's DataLoader, that outlives its processes: what a killed one owes is asked for again.
 
-    A batch depends on its key alone, so nobody who reads can tell. Raises RuntimeError, which `loader_died` knows, if
-    processes die again and again without a batch between them.
+    A batch depends on its key alone, so nobody who reads can tell. Raises LoaderDied if processes die again and again
+    without a batch between them.
     """
 
     def __init__(self, batches: _Batches, **options: Any) -> None:
@@ -66,16 +66,28 @@ class _Stream:
         deaths, left = 0, keys
         while left:
             self._keys.keys = left
+            batches = iter(self._loader)
             try:
-                for batch in self._loader:
+                for batch in batches:
                     left, deaths = left[1:], 0
                     yield batch
-            except RuntimeError as error:
-                if not loader_died(error) or deaths == LOADER_DEATHS:
+            except Exception as error:
+                if not (loader_died(error) or _one_is_dead(batches)):
                     raise
+                if deaths == LOADER_DEATHS:
+                    raise LoaderDied(f"a data loader's processes died {deaths + 1} times") from error
                 deaths += 1
                 logger.warning("a data loader's process died; another takes its place")
                 self._loader = self._start()
+
+
+def _one_is_dead(batches: Iterator[Batch]) -> bool:
+    """Whether a loader has lost a process, for which torch has many errors, such as EOFError."""
+    workers = getattr(batches, "_workers", ())
+    for worker in workers:
+        # The error may be there before the end of the process is.
+        worker.join(0.1)
+    return any(not worker.is_alive() for worker in workers)
 
 
 class Loader:
