@@ -41,6 +41,13 @@ def test_not_while_another_still_runs_or_after_one_got_on() -> None:
     tell(found, "started", CELLS[: ALIKE + 1])
     tell(found, "failed", CELLS[:ALIKE], "ValueError: no")
     assert found.error == ""
+    # One that begins afterwards is not waited for.
+    tell(found, "started", CELLS[-1:])
+    late = breaker()
+    tell(late, "started", CELLS[:ALIKE])
+    tell(late, "failed", CELLS[:ALIKE], "ValueError: no")
+    tell(late, "started", CELLS[-1:])
+    assert late.error == "ValueError: no"
     tell(found, "epoch", CELLS[ALIKE : ALIKE + 1])
     tell(found, "failed", CELLS[ALIKE:], "ValueError: no")
     assert found.error == ""

@@ -310,14 +310,13 @@ def test_a_store_that_is_a_file(tmp_path: Path, below: str) -> None:
     assert (tmp_path / "file").read_text() == "x"
 
 
-def test_a_folder_in_a_files_place(tmp_path: Path) -> None:
-    (tmp_path / CELL.cell_id / "receipt.json").mkdir(parents=True)
+def test_a_folder_in_a_files_place_is_a_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / CELL.cell_id / "receipt.json" / "in it").mkdir(parents=True)
     store = Store(tmp_path)
-    with pytest.raises(StoreError, match=f"cannot read {CELL.cell_id}/receipt.json: Is a directory"):
-        store.receipt(CELL)
-    with pytest.raises(StoreError, match=f"cannot write {CELL.cell_id}/receipt.json: Is a directory"):
-        store.write_receipt(make_receipt(CELL))
-    assert [p.name for p in (tmp_path / CELL.cell_id).iterdir()] == ["receipt.json"]
+    assert store.receipt(CELL) is None
+    receipt = finish(store, CELL)
+    assert store.receipt(CELL) == receipt
+    assert [path.name for path in (tmp_path / CELL.cell_id / "damaged").glob("receipt.json-*/*")] == ["in it"]
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "gs+x://y"])

@@ -12,8 +12,8 @@ ALIKE = 5
 class Breaker:
     """Trips once all that a wave has started so far failed with one and the same error, of several students.
 
-    A student, or one bad hyperparameter, must not stop the others: so nothing trips while a cell is running that has
-    not failed, or after any cell kept a checkpoint.
+    A student, or one bad hyperparameter, must not stop the others: so nothing trips before the cells have ended that
+    ran when the last of so many failed, or after any cell kept a checkpoint.
     """
 
     def __init__(self, cohorts: list[Cohort]) -> None:
@@ -21,6 +21,7 @@ class Breaker:
         self._students = {cell.cell_id: cell.student.architecture for cell in cells}
         self._needed = min(2, len(set(self._students.values())))
         self._running: set[str] = set()
+        self._awaited: set[str] | None = None
         self._failed: dict[str, str] = {}
         self._sound = len(cells) <= ALIKE
         self._lock = threading.Lock()
@@ -31,8 +32,10 @@ class Breaker:
             if event.kind == "started":
                 self._running.add(event.cell_id)
             elif event.kind in ("failed", "lost"):
-                self._running.discard(event.cell_id)
                 self._failed[event.cell_id] = event.reason
+                self._running.discard(event.cell_id)
+                if self._awaited is None and len(self._failed) >= ALIKE:
+                    self._awaited = self._running.copy()
             elif event.kind in ("epoch", "finished", "diverged"):
                 self._sound = True
 
@@ -40,10 +43,11 @@ class Breaker:
     def error(self) -> str:
         """The one error; empty as long as the wave goes on."""
         with self._lock:
+            if self._sound or self._awaited is None or self._awaited - self._failed.keys():
+                return ""
             reasons = set(self._failed.values())
             students = {self._students.get(cell_id, "") for cell_id in self._failed}
-            hopeless = len(self._failed) >= ALIKE and len(reasons) == 1 and len(students) >= self._needed
-            return reasons.pop() if hopeless and not self._sound and not self._running else ""
+            return reasons.pop() if len(reasons) == 1 and len(students) >= self._needed else ""
 
     @property
     def failed(self) -> int:

@@ -82,7 +82,6 @@ def _own_cluster() -> Iterator[str]:
     Left to itself, Ray listens on all addresses of the machine and lets everybody write where its sockets are. Here it
     listens on loopback, wants a token that nobody else has, and keeps sockets and logs in a folder of this user's.
     """
-    from ray._common.utils import get_default_system_temp_dir
     from ray._private import ray_constants
 
     settings = {
@@ -95,11 +94,17 @@ def _own_cluster() -> Iterator[str]:
     with ExitStack() as undo:
         # Sockets need short paths. Ray opens its own folder to everybody, hence one more around it.
         outer = undo.enter_context(
-            TemporaryDirectory(prefix="ray-", dir=get_default_system_temp_dir(), ignore_cleanup_errors=True)
+            TemporaryDirectory(prefix="ray-", dir=_temporary_folder(), ignore_cleanup_errors=True)
         )
         undo.callback(_apply, {name: os.environ.get(name) for name in settings}, ray_constants.ENABLE_RAY_CLUSTER)
         _apply(settings, False)
         yield f"{outer}/ray"
+
+
+def _temporary_folder() -> str:
+    from ray._common.utils import get_default_system_temp_dir
+
+    return str(get_default_system_temp_dir())  # type: ignore[no-untyped-call]
 
 
 def _apply(settings: Mapping[str, str | None], several_nodes: bool) -> None:

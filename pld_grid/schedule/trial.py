@@ -23,7 +23,7 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
     torch.set_num_threads(max(1, int(surroundings.machine.cpus_per_cohort)))
     cells = [Cell.model_validate(cell) for cell in cohorts[config["cohort"]]]
     outbox: list[dict[str, Any]] = []
-    held: set[str] = set()
+    gone: set[str] = set()
 
     def send() -> None:
         # All that an epoch's end brings goes in one report: each waits for the driver.
@@ -33,8 +33,8 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
 
     def listener(event: Event) -> None:
         outbox.append(event.to_dict())
-        if event.kind == "held":
-            held.add(event.cell_id)
+        if event.kind in ("held", "failed"):
+            gone.add(event.cell_id)
 
     here = replace(surroundings, node=ray.get_runtime_context().get_node_id())
     train = train_on_devices if surroundings.machine.devices_per_cohort > 1 else train_cohort
@@ -47,6 +47,6 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
             raise
         store = Store(surroundings.store)
         for cell in cells:
-            if cell.cell_id not in held and store.receipt(cell) is None:
+            if cell.cell_id not in gone and store.receipt(cell) is None:
                 fail_cell(store, cell, 0, error, listener)
     send()

@@ -7,11 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from pld_grid import stop
-from pld_grid.errors import StoreFull, WaveStopped
+from pld_grid.errors import StoreError, StoreFull, WaveStopped
 from pld_grid.events import Event, Listener
 from pld_grid.plan import Cohort, Plan
 from pld_grid.schedule.breaker import Breaker
@@ -96,23 +97,23 @@ class _Wave:
                 self.full = event.reason
             self.listener(event)
             self.breaker.hear(event)
-            if self.breaker.error and not stop.requested(self.store, self.surroundings.run):
-                stop.request(self.store, self.surroundings.run)
+            if self.breaker.error:
+                with suppress(StoreError):
+                    stop.request(self.store, self.surroundings.run)
 
     def _check(self, cohorts: Sequence[Cohort]) -> None:
         """Whether to go on, after trials have ended."""
         run = self.surroundings.run
         if self.full:
             raise StoreFull(f"{self.full}; what is in it is whole, and the same command goes on from there")
+        left = [cell for cohort in cohorts for cell in cohort.cells if cell.cell_id not in self.ended | self.held]
         if self.breaker.error:
             stop.clear(self.store, run)
-            tried = self.breaker.failed
-            others = sum(len(cohort.cells) for cohort in cohorts) - tried
-            raise WaveStopped(
-                f"the first {tried} cells all failed with one error, so the other {others} were not tried: "
-                f"{self.breaker.error}"
-            )
-        left = [cell for cohort in cohorts for cell in cohort.cells if cell.cell_id not in self.ended | self.held]
+            if left:
+                raise WaveStopped(
+                    f"the first {self.breaker.failed} cells all failed with one error, so the other {len(left)} were "
+                    f"not tried: {self.breaker.error}"
+                )
         if left and stop.requested(self.store, run):
             raise KeyboardInterrupt
 
@@ -127,7 +128,10 @@ class _Wave:
     def _died(self, cohort: Cohort) -> None:
         logger.warning("a worker died; its cohort goes on from its checkpoints")
         for cell in cohort.cells:
-            if cell.cell_id in self.begun and cell.cell_id not in self.ended:
+            if cell.cell_id not in self.begun or cell.cell_id in self.ended:
+                continue
+            # Inside Tune, which an error would end.
+            with suppress(StoreError):
                 self.store.note(cell.cell_id, "its worker died; another goes on from its checkpoint")
 
     def _trainable(self, cohort: Cohort) -> Cohort | None:

@@ -130,8 +130,10 @@ class Store(Files):
         self.write_model(mirror, cell_id, "mirror.json")
 
     def write_cell(self, cell: Cell) -> None:
-        """Writes the cell itself, indented, for people."""
-        if self.read(cell.cell_id, "cell.json") is None:
+        """Writes the cell itself, indented, for people; a damaged file of that name is set aside."""
+        if self.cell(cell.cell_id) is None:
+            if self.read(cell.cell_id, "cell.json") is not None:
+                self.set_aside("it is not this cell", cell.cell_id, "cell.json")
             self.write(cell.model_dump_json(indent=2).encode() + b"\n", cell.cell_id, "cell.json")
 
     def cell(self, cell_id: str) -> Cell | None:
@@ -153,7 +155,7 @@ class Store(Files):
                 cell_id=cell_id, state=receipt.state, reason=receipt.reason, epochs=receipt.epochs,
                 parameters=receipt.parameters, receipt=receipt,
             )  # fmt: skip
-        manifest = next(iter(self._manifests(cell_id)), None)
+        manifest = next(iter(self._manifests(cell_id, strangers_stay=True)), None)
         status = self.read_model(Status, cell_id, "status.json")
         if manifest is None and status is None:
             return None
@@ -195,11 +197,14 @@ class Store(Files):
         stems = [name[:-5] for name in self.names(cell_id, "checkpoints") if name.endswith(".json")]
         return sorted((int(stem) for stem in stems if stem.isdecimal()), reverse=True)
 
-    def _manifests(self, cell_id: str) -> Iterable[Manifest]:
+    def _manifests(self, cell_id: str, *, strangers_stay: bool = False) -> Iterable[Manifest]:
+        """The newest first. What is whole but no manifest of ours is set aside; but not by who only reads."""
         for epoch in self._checkpoint_epochs(cell_id):
             manifest = self.read_model(Manifest, cell_id, "checkpoints", f"{epoch:06d}.json")
             if manifest is not None and (manifest.cell_id, manifest.epoch) == (cell_id, epoch):
                 yield manifest
+                continue
+            if strangers_stay:
                 continue
             reason = "another version of pld_grid wrote it"
             if manifest is not None:
@@ -212,9 +217,10 @@ class Store(Files):
         return sha256(data)
 
     def check_weights(self, cell: Cell) -> None:
-        """Sets the receipt of a finished cell aside if its weights are missing or damaged: it trains again."""
+        """Sets a finished cell's receipt and weights aside if the weights are missing or damaged: it trains again."""
         receipt = self.receipt(cell)
         if receipt is not None and not self.has_weights(receipt):
+            self.set_aside("they are not those of the receipt", cell.cell_id, "weights.safetensors")
             self.set_aside("its weights are missing or damaged", cell.cell_id, "receipt.json")
 
     def has_weights(self, receipt: Receipt) -> bool:

@@ -149,9 +149,11 @@ def _add(store: Store, cell_id: str, number: int, entry: Entry) -> bool:
 def _read(store: Store, cell_id: str, number: int) -> Entry | None:
     body = opened(store.read(cell_id, FOLDER, f"{number:06d}.json") or b"")
     try:
-        return Entry.model_validate_json(body or b"")
+        entry = Entry.model_validate_json(body or b"")
     except ValidationError:
         return None
+    # A copied folder is another cell's.
+    return entry if entry.receipt is None or entry.receipt.cell.cell_id == cell_id else None
 
 
 def _last_number(store: Store, cell_id: str) -> int:

@@ -101,6 +101,9 @@ class Files:
             data: bytes = self.fs.cat_file(self.path(*parts))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError:
+            # As damaged as a file can be.
+            return b""
         except OSError as error:
             raise self._error("cannot read", parts, error) from error
         return data
@@ -183,7 +186,9 @@ class Files:
             return None
         body = opened(data)
         if body is None:
-            self.set_aside("its checksum is wrong" if data else "it is empty", *parts)
+            # Whoever may only read does without it all the same.
+            with contextlib.suppress(StoreError):
+                self.set_aside("its checksum is wrong" if data else "it is empty", *parts)
         return body
 
     def read_model(self, model: type[M], *parts: str) -> M | None:

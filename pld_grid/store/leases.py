@@ -18,6 +18,7 @@ from pathlib import Path
 from pld_grid.errors import StoreError
 from pld_grid.spec import Frozen
 from pld_grid.store.cells import Store
+from pld_grid.store.files import enveloped, opened
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Lease:
             machine=_machine(), host=self.host, pid=os.getpid(), born=_born(os.getpid()) or 0, node=self.node,
             count=self._count,
         )  # fmt: skip
-        self.store.write(beat.canonical.encode() + b"\n", FOLDER, f"{self.lease_id}.json", durable=False)
+        self.store.write(enveloped(beat), FOLDER, f"{self.lease_id}.json", durable=False)
 
     @contextmanager
     def held(self) -> Iterator["Lease"]:
@@ -104,9 +105,12 @@ class Lease:
 def read(store: Store, lease_id: str) -> Beat | None:
     """The last sign of life; None if there is none, as after an orderly end. Raises StoreError."""
     data = store.read(FOLDER, f"{lease_id}.json")
+    if data is None:
+        return None
     with suppress(ValueError):
-        return Beat.model_validate_json(data or b"")
-    return None
+        return Beat.model_validate_json(opened(data) or b"")
+    # Damaged: whose it is cannot be told, but perhaps it beats again.
+    return Beat(machine="", host="", pid=0, born=0, count=0)
 
 
 def gone(beat: Beat | None) -> bool:
