@@ -34,7 +34,7 @@ from pld_grid.reporting import (
 )
 from pld_grid.signals import stoppable
 from pld_grid.space import check_space
-from pld_grid.store import Store
+from pld_grid.store import Store, claims
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
 __all__ = [
@@ -44,14 +44,19 @@ __all__ = [
 ]  # fmt: skip
 
 MIRROR_TIMEOUT = 30.0
+MIRROR_PATIENCE = 5.0  # seconds without anything arriving, after which an interrupted run waits no longer
 GRACE = 30.0
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended: counts of cells, seconds, and what MLflow still lacks."""
+    """How a run ended: counts of cells, seconds, and what MLflow still lacks.
+
+    `finished` were trained by this run, `shared` meanwhile by others that wanted them too.
+    """
 
     finished: int
+    shared: int
     failed: int
     diverged: int
     finished_before: int
@@ -242,10 +247,11 @@ def run(
                 expected, slots = duration(current.forecast.seconds), current.forecast.slots
                 console.print(f"{len(current.pending)} cells to train, about {expected} with {slots} slots")
                 progress.weigh({c.cell_id: rooms.of(c).costs.student(c).seconds for c in current.pending})
-            for cell_id, receipt in replaced.items():
-                # Another driver may have done the same, and its results be there.
-                if store.receipt(cell_id) == receipt:
-                    console.print(f"earlier results kept in {store.set_cell_aside(cell_id)}", soft_wrap=True)
+            for receipt in replaced.values():
+                # Another driver may do the same.
+                kept = claims.set_aside(store, receipt, told.run) if receipt is not None else None
+                if kept is not None:
+                    console.print(f"earlier results kept in {kept}", soft_wrap=True)
         mirror = stack.enter_context(_mirrored(grids, current, store, workspace, console))
 
         def listener(event: Event) -> None:
@@ -258,7 +264,8 @@ def run(
         else:
             console.print(f"Nothing to train: all {len(current.finished)} cells are finished.")
     return RunSummary(
-        finished=progress.count("finished"),
+        finished=progress.count("finished") - progress.shared,
+        shared=progress.shared,
         failed=progress.count("failed") + progress.count("lost"),
         diverged=progress.count("diverged"),
         finished_before=len(everything.finished),
@@ -302,12 +309,13 @@ def _mirrored(
     with track.living(store, submission.submission_id) if submission else contextlib.nullcontext():
         mirror.start()
         state: Literal["finished", "failed", "cancelled"] = "failed"
+        patience = MIRROR_TIMEOUT
         try:
             yield mirror
             missing = [cell for cell in plan.pending if store.receipt(cell) is None]
             state = "failed" if missing else "finished"
         except KeyboardInterrupt:
-            state = "cancelled"
+            state, patience = "cancelled", MIRROR_PATIENCE
             raise
         finally:
             if submission is not None:
@@ -316,7 +324,7 @@ def _mirrored(
                 # Finished cells that a new grid wants get its name by the replay that the mirror begins with.
                 for cell in plan.pending:
                     mirror.mark(cell.cell_id)
-            left = mirror.close(MIRROR_TIMEOUT)
+            left = mirror.close(MIRROR_TIMEOUT, patience)
             if left:
                 console.print(
                     f"MLflow at {track.public_uri(workspace.tracking_uri)} lacks {left} runs; they are kept in the "

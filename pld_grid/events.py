@@ -13,7 +13,8 @@ class Event:
 
     `epoch` follows a durable checkpoint, so a listener may act on it for good. `metrics` are that epoch's; `reason`
     belongs to the others: `held` (another run trains the cell), `split` (the cohort of a cell goes on in two halves),
-    `full` (the store has no room for it), `lost` (its worker died again and again).
+    `full` (the store has no room for it), `lost` (its worker died again and again). `shared` says that another run
+    brought the cell to its end.
     """
 
     kind: Kind
@@ -21,6 +22,7 @@ class Event:
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    shared: bool = False
 
     @classmethod
     def of(cls, kind: str, cell_id: str, **content: Any) -> "Event":

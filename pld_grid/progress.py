@@ -54,6 +54,7 @@ class Progress:
         self.started = time.monotonic()
         self.live: Live | None = None
         self._told: set[str] = set()
+        self.shared = 0  # finished by other runs meanwhile
 
     def __enter__(self) -> "Progress":
         # FORCE_COLOR makes a console call itself a terminal; only a real one can be redrawn.
@@ -108,9 +109,10 @@ class Progress:
         self.running.pop(event.cell_id, None)
         self.ended[event.cell_id] = event.kind
         self._reach(event.cell_id, max(cell.epochs, 1))
-        result = event.reason
-        if event.kind == "finished":
-            result = f"top-1 {event.metrics['top1']:.2f} %{f', {event.reason}' if event.reason else ''}"
+        self.shared += event.shared and event.kind == "finished"
+        result = f"top-1 {event.metrics['top1']:.2f} %" if event.kind == "finished" else event.reason
+        if event.shared:
+            result += ", by another run"
         line = Text(f"[{len(self.ended):>{len(str(self.total))}}/{self.total}] ")
         line.append(event.kind, style="green" if event.kind == "finished" else "bold red")
         line.append(f" {event.cell_id}  {describe(cell)}  {result}")

@@ -13,6 +13,7 @@ from pld_grid.errors import PldGridError, StoreError
 from pld_grid.records import Record, Records, finished_in, read_record, with_stale
 from pld_grid.spec import Cell
 from pld_grid.store import Store
+from pld_grid.store.leases import Observer
 from pld_grid.track import Tracker, alive, newest, queued
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class LiveRecords:
         self.store = store
         self.cells = {cell.cell_id: cell for cell in cells}
         self.mirrored_in = mirrored_in
+        self._observer = Observer(store)
         self.going_on = False
         self._known: dict[str, _Known] = {}
         self._stale: dict[str, Record] | None = None
@@ -52,7 +54,7 @@ class LiveRecords:
         Afterwards `going_on` says whether a run is training some of the cells. Raises StoreError.
         """
         # Runs first: a cell that begins meanwhile is then both waited for and there, and there is what counts.
-        runs = [each for each in alive(self.store) if not self.cells.keys().isdisjoint(each.trained)]
+        runs = [each for each in alive(self.store, self._observer) if not self.cells.keys().isdisjoint(each.trained)]
         self.going_on = bool(runs)
         present = self.store.cell_ids()
         marks = _marks(self.store, [cell_id for cell_id in self.cells if cell_id in present])

@@ -141,6 +141,53 @@ def test_a_result_without_its_weights_is_made_again(store: Store) -> None:
     assert claimant(store, "b").take(CELL)
 
 
+def test_weights_of_who_lost_the_cell_replace_nothing(store: Store) -> None:
+    first = claimant(store, "a")
+    assert first.take(CELL)
+    late = make_receipt(CELL, weights_sha256=store.write_weights(CELL.cell_id, b"theirs"))
+    second = claimant(store, "b", lapsed=(first.lease.lease_id,))
+    assert second.take(CELL)
+    receipt = make_receipt(CELL, weights_sha256=store.write_weights(CELL.cell_id, b"ours"))
+    second.finish(receipt)
+    with pytest.raises(ClaimLost):
+        first.finish(late)
+    store.write_weights(CELL.cell_id, b"theirs")
+    assert store.weights_of(CELL) == b"ours"
+
+
+def test_between_the_log_and_the_receipt_nothing_can_be_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = claimant(store, "a")
+    assert mine.take(CELL)
+    receipt = make_receipt(CELL, weights_sha256=store.write_weights(CELL.cell_id, b"weights"))
+    # As if it was killed there.
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(store, "write_receipt", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        mine.finish(receipt)
+    assert store.receipt(CELL) is None
+    assert not claimant(store, "b").take(CELL)
+    assert store.receipt(CELL) == receipt
+    assert store.weights_of(CELL) == b"weights"
+
+
+def test_of_two_who_set_a_cell_aside_one_does(store: Store) -> None:
+    mine = claimant(store, "a")
+    assert mine.take(CELL)
+    receipt = make_receipt(CELL)
+    mine.finish(receipt)
+    kept = claims.set_aside(store, receipt, "b")
+    assert kept is not None
+    assert claims.set_aside(store, receipt, "c") is None
+    again = claimant(store, "c")
+    assert again.take(CELL)
+    # Its claim has the same number in the new log as the first one's had in the old.
+    assert not mine.holds(CELL.cell_id)
+    mine._held.add(CELL.cell_id)
+    assert not mine.holds(CELL.cell_id)
+    with pytest.raises(ClaimLost):
+        mine.finish(receipt)
+    assert again.holds(CELL.cell_id)
+
+
 def test_a_receipt_of_a_later_version_is_never_replaced(store: Store) -> None:
     finish(store, CELL)
     body = make_receipt(CELL).canonical[:-1].encode() + b',"zeal":1}'

@@ -339,8 +339,8 @@ for epoch in range(1, 10**6):
         cell_id=cell.cell_id, spec_version=1, epoch=epoch, sha256=sha256(payload), parameters=1, started=STARTED,
         epochs=make_epochs(2),
     ), payload)
-    store.write_receipt(make_receipt(other, reason="x" * (epoch % 5000)))
-    store.write_weights(other.cell_id, payload)
+    checksum = store.write_weights(other.cell_id, payload)
+    store.write_receipt(make_receipt(other, reason="x" * (epoch % 5000), weights_sha256=checksum))
     print(epoch, flush=True)
 """
 

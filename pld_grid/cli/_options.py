@@ -1,6 +1,7 @@
 """Options that several commands have, and what they are turned into."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -82,8 +83,9 @@ def _check_tracking_uri(uri: str) -> None:
         parts = urlsplit(shown)
         kind, _ = parts.scheme.partition("+")[0], parts.port
         known = {"http": parts.hostname, "https": parts.hostname, "postgresql": parts.netloc + parts.path}
-        known["sqlite"] = parts.path.strip("/")
-    except ValueError:
+        # MLflow tries for minutes to open a folder.
+        known["sqlite"] = parts.path.strip("/") and not Path(shown.removeprefix("sqlite:///")).is_dir()
+    except (ValueError, OSError):
         kind, known = "", {}
     if not known.get(kind):
         raise InputError(

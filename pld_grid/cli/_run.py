@@ -88,8 +88,9 @@ def run(
         console.errors.print("interrupted: checkpoints are kept; the same command goes on from there")
         raise typer.Exit(130) from None
     console.errors.print(
-        f"{done.finished} cells trained in {duration(done.seconds)}, {done.diverged} diverged, {done.failed} "
-        f"failed; {done.finished_before} were finished before."
+        f"{done.finished} cells trained in {duration(done.seconds)}, "
+        + (f"{done.shared} by other runs, " if done.shared else "")
+        + f"{done.diverged} diverged, {done.failed} failed; {done.finished_before} were finished before."
     )
     if report_to:
         write_report(loaded, report_to, workspace, Source.store, publish=True)

@@ -7,10 +7,11 @@ from pld_grid.errors import StoreFull
 from pld_grid.events import Event
 from pld_grid.schedule.devices import WorkerDied, train_on_devices
 from pld_grid.spec import Cell
-from pld_grid.store import Store
+from pld_grid.store import Store, claims
 from pld_grid.train.cohort import train_cohort
 from pld_grid.train.failure import fail_cell, loader_died
 from pld_grid.train.surroundings import Surroundings
+from pld_grid.train.training import held
 
 
 def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surroundings: Surroundings) -> None:
@@ -47,6 +48,10 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
             raise
         store = Store(surroundings.store)
         for cell in cells:
-            if cell.cell_id not in gone and store.receipt(cell) is None:
+            if cell.cell_id in gone or store.receipt(cell) is not None:
+                continue
+            if claims.holder(store, cell.cell_id) is None:
                 fail_cell(store, cell, 0, error, listener)
+            else:
+                listener(held(store, cell))
     send()

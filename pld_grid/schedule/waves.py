@@ -157,11 +157,15 @@ class _Wave:
             self.store.write_status(cell.cell_id, status)
         self.hear(Event.of(state, cell.cell_id, reason=reason))
 
-    def _tell(self, receipt: Receipt, by: str = "") -> None:
+    def _tell(self, receipt: Receipt) -> None:
         """Tells of a result that nobody told of yet."""
-        epoch = receipt.epochs[-1].epoch if receipt.epochs else 0
-        cell_id, metrics = receipt.cell.cell_id, dict(receipt.metrics)
-        self.hear(Event.of(receipt.state, cell_id, epoch=epoch, metrics=metrics, reason=receipt.reason or by))
+        cell_id, last = receipt.cell.cell_id, receipt.epochs[-1].epoch if receipt.epochs else 0
+        _, entry = claims.newest(self.store, cell_id)
+        event = Event.of(
+            receipt.state, cell_id, epoch=last, metrics=dict(receipt.metrics), reason=receipt.reason,
+            shared=entry is not None and entry.run != self.surroundings.run,
+        )  # fmt: skip
+        self.hear(event)
 
     def _left_of(self, cohort: Cohort, result: Any, deaths: int) -> Cohort | None:
         """Gives every cell of a cohort whose trial has ended its end, or returns those to be tried in halves.
@@ -219,7 +223,7 @@ class _Wave:
         for cell in cohort.cells:
             receipt = self.store.receipt(cell)
             if receipt is not None:
-                self._tell(receipt, by="by another run")
+                self._tell(receipt)
                 continue
             claim = claims.holder(self.store, cell.cell_id)
             if claim is not None and claim.run != self.surroundings.run:

@@ -25,6 +25,7 @@ from pld_grid.store.content import Manifest, Mirror, Note, Progress, Receipt, St
 from pld_grid.store.files import Files, sha256
 
 KEPT_CHECKPOINTS = 2
+WEIGHTS = "weights.safetensors"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -64,13 +65,11 @@ class Store(Files):
     def set_cell_aside(self, cell_id: str) -> str:
         """Renames all that there is of a cell, so that it can be made again; returns the folder that now holds it.
 
-        Its results are not changed: under its old name they are the cell's again.
+        Its results are not changed: under its old name they are the cell's again. Raises FileNotFoundError if there is
+        nothing.
         """
         aside = f"{cell_id}.replaced-{uuid.uuid4().hex[:8]}"
-        try:
-            self.rename((cell_id,), (aside,))
-        except FileNotFoundError as error:
-            raise self._error("cannot rename", (cell_id,), error) from error
+        self.rename((cell_id,), (aside,))
         # What MLflow has will be the next training's.
         self.remove(aside, "mirror.json")
         return f"{self.uri.rstrip('/')}/{aside}"
@@ -97,6 +96,9 @@ class Store(Files):
     def write_receipt(self, receipt: Receipt) -> None:
         """Writes the receipt, the last file of a cell; then checkpoints and status are no longer needed."""
         cell_id = receipt.cell.cell_id
+        if receipt.weights_sha256 is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.rename((cell_id, _staged(receipt.weights_sha256)), (cell_id, WEIGHTS))
         self.write_model(receipt, cell_id, "receipt.json")
         # The result stands: nothing about the tidying may fail it (a worker that outlived its driver may be writing).
         for name in ("status.json", "checkpoints"):
@@ -212,15 +214,19 @@ class Store(Files):
             self.set_aside(reason, cell_id, "checkpoints", f"{epoch:06d}.json")
 
     def write_weights(self, cell_id: str, data: bytes) -> str:
-        """Writes the finished model's safetensors; returns their checksum, which the receipt then names."""
-        self.write(data, cell_id, "weights.safetensors")
-        return sha256(data)
+        """Writes the finished model's safetensors; returns their checksum, which the receipt then names.
+
+        They are named by it until the receipt is written: who lost the cell meanwhile cannot replace another's.
+        """
+        checksum = sha256(data)
+        self.write(data, cell_id, _staged(checksum))
+        return checksum
 
     def check_weights(self, cell: Cell) -> None:
         """Sets a finished cell's receipt and weights aside if the weights are missing or damaged: it trains again."""
         receipt = self.receipt(cell)
         if receipt is not None and not self.has_weights(receipt):
-            self.set_aside("they are not those of the receipt", cell.cell_id, "weights.safetensors")
+            self.set_aside("they are not those of the receipt", cell.cell_id, WEIGHTS)
             self.set_aside("its weights are missing or damaged", cell.cell_id, "receipt.json")
 
     def has_weights(self, receipt: Receipt) -> bool:
@@ -239,5 +245,12 @@ class Store(Files):
         return data
 
     def _weights(self, receipt: Receipt) -> bytes | None:
-        data = self.read(receipt.cell.cell_id, "weights.safetensors")
-        return data if data is not None and sha256(data) == receipt.weights_sha256 else None
+        if receipt.weights_sha256 is None:
+            return None
+        names = (WEIGHTS, _staged(receipt.weights_sha256))
+        found = (self.read(receipt.cell.cell_id, name) for name in names)
+        return next((data for data in found if data is not None and sha256(data) == receipt.weights_sha256), None)
+
+
+def _staged(checksum: str) -> str:
+    return f"weights-{checksum[:16]}.safetensors"

@@ -5,6 +5,7 @@ entry is what holds. Whoever claimed a cell finishes it by an entry with its rec
 finds that entry taken by another's claim, and can finish nothing. `receipt.json` follows from the log.
 """
 
+import contextlib
 import time
 from collections.abc import Collection
 from typing import Literal
@@ -20,13 +21,17 @@ from pld_grid.store.leases import Lease, gone, read
 FOLDER = "claims"
 
 
+Kind = Literal["claimed", "released", "finished", "replaced"]
+
+
 class Entry(Frozen):
-    """What a process did about a cell: it began, stopped without a result, or finished, which has the `receipt`.
+    """What a process did about a cell: it began, stopped without a result, finished, which has the `receipt`, or set
+    the result aside.
 
     `lease` is the process's, `run` names whose process it was, `host` where; `time` is Unix time in seconds.
     """
 
-    kind: Literal["claimed", "released", "finished"]
+    kind: Kind
     run: str
     lease: str
     host: str = ""
@@ -50,7 +55,7 @@ class Claims:
 
     def __init__(self, store: Store, lease: Lease, run: str = "", lapsed: Collection[str] = ()) -> None:
         self.store, self.lease, self.run, self.lapsed = store, lease, run, frozenset(lapsed)
-        self._held: dict[str, int] = {}
+        self._held: set[str] = set()
 
     def take(self, cell: Cell) -> bool:
         """Claims a cell; False if it is finished, or another process trains it: see `holder`.
@@ -68,18 +73,18 @@ class Claims:
             return False
         if not _add(self.store, cell_id, number + 1, self._entry("claimed")):
             return False
-        self._held[cell_id] = number + 1
+        self._held.add(cell_id)
         return True
 
     def holds(self, cell_id: str) -> bool:
-        """Whether the cell is this process's, and nobody else's since."""
-        number = self._held.get(cell_id)
-        return number is not None and _last_number(self.store, cell_id) == number
+        """Whether the cell is this process's, and nobody else's since. Raises StoreError."""
+        return self._place(cell_id) is not None
 
     def finish(self, receipt: Receipt) -> None:
         """Finishes a cell. Raises ClaimLost, and changes nothing, if it is another's by now."""
         cell_id = receipt.cell.cell_id
-        number = self._held.pop(cell_id, None)
+        number = self._place(cell_id)
+        self._held.discard(cell_id)
         entry = self._entry("finished", receipt)
         if number is None or not _add(self.store, cell_id, number + 1, entry):
             raise ClaimLost(f"cell {cell_id} was given to another process")
@@ -87,7 +92,8 @@ class Claims:
 
     def release(self, cell_id: str) -> None:
         """Leaves a cell to others, if it is still this process's. Raises StoreError."""
-        number = self._held.pop(cell_id, None)
+        number = self._place(cell_id)
+        self._held.discard(cell_id)
         if number is not None:
             _add(self.store, cell_id, number + 1, self._entry("released"))
 
@@ -96,20 +102,42 @@ class Claims:
         for cell_id in list(self._held):
             self.release(cell_id)
 
+    def _place(self, cell_id: str) -> int | None:
+        """The number of this process's claim, if that is what holds."""
+        if cell_id not in self._held:
+            return None
+        number, last = newest(self.store, cell_id)
+        # Not the number alone: the whole log may have been set aside, and begun anew.
+        ours = last is not None and last.kind == "claimed" and last.lease == self.lease.lease_id
+        return number if ours else None
+
     def _may_follow(self, last: Entry) -> bool:
         same = bool(self.run) and last.run == self.run
         return same or last.lease in self.lapsed or gone(read(self.store, last.lease))
 
-    def _entry(self, kind: Literal["claimed", "released", "finished"], receipt: Receipt | None = None) -> Entry:
+    def _entry(self, kind: Kind, receipt: Receipt | None = None) -> Entry:
         return Entry(
             kind=kind, run=self.run, lease=self.lease.lease_id, host=self.lease.host, time=time.time(), receipt=receipt
         )
 
 
+def set_aside(store: Store, receipt: Receipt, run: str) -> str | None:
+    """Sets a finished cell aside, as `Store.set_cell_aside` does; None if another run does, or has done so."""
+    cell_id = receipt.cell.cell_id
+    number, _ = newest(store, cell_id)
+    if store.receipt(cell_id) != receipt:
+        return None
+    if not _add(store, cell_id, number + 1, Entry(kind="replaced", run=run, lease="", time=time.time())):
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        return store.set_cell_aside(cell_id)
+    return None
+
+
 def leave(store: Store, cell_id: str, run: str) -> bool:
     """Ends what claim a run has on a cell, whose process is gone; False if the cell is another run's or finished."""
     number, last = newest(store, cell_id)
-    if last is None or last.kind == "released":
+    if last is None or last.kind in ("released", "replaced"):
         return True
     if last.kind == "finished" or last.run != run:
         return False

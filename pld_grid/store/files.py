@@ -141,11 +141,15 @@ class Files:
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
 
     def check_writable(self) -> None:
-        """Raises StoreError unless a small file can be written, read back and removed."""
+        """Raises StoreError unless a small file can be written, read back, created only once, and removed."""
         name = f".probe-{uuid.uuid4().hex[:8]}"
         self.write(b"probe", name)
         if self.read(name) != b"probe":
             raise StoreError(f"store {self.uri}: what is written cannot be read back")
+        if self.create(b"again", name):
+            raise StoreError(
+                f"store {self.uri}: its file system replaces files that should be new (no conditional put)"
+            )
         self.remove(name)
 
     def remove(self, *parts: str) -> None:

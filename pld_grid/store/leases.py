@@ -10,6 +10,7 @@ import platform
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -110,7 +111,7 @@ def read(store: Store, lease_id: str) -> Beat | None:
     with suppress(ValueError):
         return Beat.model_validate_json(opened(data) or b"")
     # Damaged: whose it is cannot be told, but perhaps it beats again.
-    return Beat(machine="", host="", pid=0, born=0, count=0)
+    return Beat(machine="", host="", pid=0, born=0, count=zlib.crc32(data))
 
 
 def gone(beat: Beat | None) -> bool:
@@ -119,7 +120,10 @@ def gone(beat: Beat | None) -> bool:
         return True
     if beat.machine != _machine():
         return False
-    return _born(beat.pid) != beat.born
+    try:
+        return _born(beat.pid) != beat.born
+    except OSError:
+        return False
 
 
 def end(beat: Beat) -> bool:
@@ -169,10 +173,13 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> int | None:
-    """When a process started, in ticks since the boot: two of one number differ in it. None if there is none."""
+    """When a process started, in ticks since the boot: two of one number differ in it. None if there is none.
+
+    Raises OSError: it cannot be told.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # A zombie only waits for its parent to hear of its end.
     return None if fields[0] in "ZX" else int(fields[19])

@@ -92,6 +92,13 @@ def _train_claimed(
                 fail_cell(store, cell, 0, error, hear)
         return ours
 
+    def fail(cell: Cell, error: Exception) -> None:
+        if not group.decide(lambda: claims.holds(cell.cell_id)):
+            hear(held(store, cell))
+            return
+        known = store.progress(cell.cell_id)
+        fail_cell(store, cell, known.epochs[-1].epoch if known is not None and known.epochs else 0, error, hear)
+
     queue = [Cohort(tuple(cells))]
     while queue and not group.decide(lambda: stop.requested(store, surroundings.run)):
         wanted = group.decide(partial(claimed, queue.pop()))
@@ -106,9 +113,7 @@ def _train_claimed(
                 raise
             left = [cell for cell in wanted if cell.cell_id not in gone]
             if len(left) == 1:
-                known = store.progress(left[0].cell_id)
-                epoch = known.epochs[-1].epoch if known is not None and known.epochs else 0
-                fail_cell(store, left[0], epoch, error, hear)
+                fail(left[0], error)
             else:
                 queue += reversed(Cohort(tuple(left)).halves())
                 hear(Event("split", left[0].cell_id, reason=f"{len(left)} students do not fit into memory"))

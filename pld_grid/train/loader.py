@@ -66,8 +66,10 @@ class _Stream:
         deaths, left = 0, keys
         while left:
             self._keys.keys = left
-            batches = iter(self._loader)
+            batches: Iterable[Batch] = ()
             try:
+                # With processes that stay, this waits for a word of each.
+                batches = iter(self._loader)
                 for batch in batches:
                     left, deaths = left[1:], 0
                     yield batch
@@ -81,12 +83,12 @@ class _Stream:
                 self._loader = self._start()
 
 
-def _one_is_dead(batches: Iterator[Batch]) -> bool:
+def _one_is_dead(batches: Iterable[Batch]) -> bool:
     """Whether a loader has lost a process, for which torch has many errors, such as EOFError."""
     workers = getattr(batches, "_workers", ())
     for worker in workers:
         # The error may be there before the end of the process is.
-        worker.join(0.1)
+        worker.join(1)
     return any(not worker.is_alive() for worker in workers)
 
 

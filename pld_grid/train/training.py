@@ -328,7 +328,10 @@ class Training:
         self._fail(student.cell, student.records[-1].epoch if student.records else 0, error)
 
     def _fail(self, cell: Cell, epoch: int, error: Exception) -> None:
-        fail_cell(self.store, cell, epoch, error, self.listener)
+        if self.group.decide(lambda: self.claims.holds(cell.cell_id)):
+            fail_cell(self.store, cell, epoch, error, self.listener)
+        else:
+            self.listener(held(self.store, cell))
 
 
 def held(store: Store, cell: Cell) -> Event:
