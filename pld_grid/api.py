@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from pld_grid import report as report_module
@@ -22,6 +23,7 @@ from pld_grid.plan import Forecast, Plan, Room, Rooms, compare, make_plan
 from pld_grid.profile import Profile, find_profile
 from pld_grid.profile import load_profile as _load_profile
 from pld_grid.progress import Progress, duration
+from pld_grid.reading import explained
 from pld_grid.report.figures import declared_plots
 from pld_grid.reporting import (
     check_report,
@@ -114,10 +116,9 @@ def machines_of(grids: Sequence[Grid], **changes: Any) -> Machines:
     given = {name: value for name, value in changes.items() if value is not None}
     try:
         return grids[0].profile.machines.map(lambda each: MachineSettings.model_validate(each.model_dump() | given))
-    except ValueError as error:
-        first = error.errors()[0] if hasattr(error, "errors") else {"loc": ("machine",), "msg": str(error)}
-        flag = str(first["loc"][0]).replace("_", "-")
-        raise InputError(f"--{flag}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {explained(first)}") from None
 
 
 def _finished(grids: Sequence[Grid], store: Store) -> frozenset[str]:
@@ -228,8 +229,11 @@ def run(
         schedule.check_resources(needed, available)
         rooms = _rooms(machines, needed, store, available, address)
         check_space(make_plan(grids, finished, rooms), rooms, workspace)
-    store.check_writable()
     fetched = check_weights(everything.pending, weights_folder)
+    if needed and address is not None:
+        schedule.check_address(address)
+    # Last, as it makes the store's folder.
+    store.check_writable()
     if fetched:
         console.print(f"published weights that timm will fetch: {listing(fetched)}", soft_wrap=True)
     progress = Progress(everything.pending, len(everything.finished), console)
@@ -345,6 +349,8 @@ def grids_of_report(
     origin, _ = report_module.load(folder)
     if odd := [name for name in origin.grids if Path(name).name != name]:
         raise InputError(f"{folder}: its records name a grid {odd[0]!r}, which must be a plain file name without .yaml")
+    if profile is None and Path(origin.profile).suffix in (".yaml", ".yml"):
+        raise InputError(f"{folder}: its records name a profile {origin.profile!r}, which must be a name without .yaml")
     folders = (Path("grids"), Path(__file__).parent.parent / "grids")
     place = next((each for each in folders if each.is_dir()), folders[0])
     named = [place / f"{name}.yaml" for name in origin.grids]

@@ -81,6 +81,8 @@ def calibrate(
         ]
         if len(known) == len(wanted) and not again:
             return known
+    if address is not None:
+        schedule.check_address(address)
     store.check_writable()
     started = time.monotonic()
     with schedule.cluster(address) as resources:

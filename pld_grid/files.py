@@ -11,6 +11,14 @@ from pld_grid.errors import InputError
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a folder; False also for what is too long, or no path at all."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def write_whole(path: Path, data: bytes, durable: bool) -> None:
     """Writes a file beside its place and renames it, making folders as needed; `durable` also survives a power cut.
 

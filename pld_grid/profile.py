@@ -297,11 +297,11 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
             _check_model(model, catalogue, info.num_classes)
         except ValueError as error:
             raise document.error(("models", name), str(error)) from None
-        for key in ("mean", "std"):
-            values = getattr(model.pretrained, key, None)
+        for part in ("mean", "std"):
+            values = getattr(model.pretrained, part, None)
             if values is not None and len(values) != info.channels:
-                at = ("models", name, "pretrained", key)
-                raise document.error(at, f"{len(values)} values for {info.channels} channel(s)")
+                message = f"{len(values)} values for {info.channels} channel(s)"
+                raise document.error(("models", name, "pretrained", part), message)
     placed: dict[str, str] = {}
     for name, machine in file.machines.items():
         for place, student in enumerate(machine.students):

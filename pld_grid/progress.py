@@ -27,7 +27,7 @@ def describe(cell: Cell) -> str:
 
 def duration(seconds: float) -> str:
     """`95` as `1m35s`."""
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 

@@ -27,6 +27,8 @@ _DEVICES = {"", "CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "
 Path_ = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
+# Written as an escape; as such they are refused with the file. Tabs and line breaks may stand in a description.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("null", re.compile(r"(?:~|null|Null|NULL|)\Z")),
     ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")),
@@ -337,6 +339,8 @@ class _Builder:
         text = str(node.value)
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise self.error(path, line, "half a surrogate pair is no character; write the character itself")
+        if strange := _CONTROL.search(text):
+            raise self.error(path, line, f"the control character {ascii(strange[0])[1:-1]} has no place in a text")
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         if not plain:
             return text

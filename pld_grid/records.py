@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Progress, Provenance, Store
 
@@ -129,5 +131,11 @@ def with_stale(
 
 def finished_in(store: Store, cell_ids: Collection[str]) -> set[str]:
     """Which ids have a finished receipt, of whatever spec version: it need not fit the present models."""
-    receipts = {i: store.read_checked(i, "receipt.json") for i in store.cell_ids().intersection(cell_ids)}
-    return {i for i, receipt in receipts.items() if receipt and json.loads(receipt).get("state") == "finished"}
+    receipts = {i: store.read_model(_Stated, i, "receipt.json") for i in store.cell_ids().intersection(cell_ids)}
+    return {i for i, receipt in receipts.items() if receipt is not None and receipt.state == "finished"}
+
+
+class _Stated(BaseModel):
+    """What receipts of all spec versions have in common."""
+
+    state: str

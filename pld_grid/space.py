@@ -78,7 +78,7 @@ def needs(plan: Plan, rooms: Rooms, workspace: Workspace, *, here: bool = True) 
 
 def ray_folder() -> Path:
     """Where a Ray that is started here keeps its sessions: its own rule."""
-    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
 
 
 def _weights(cell: Cell) -> int:

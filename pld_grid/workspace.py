@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pld_grid import track
 from pld_grid.errors import InputError
 from pld_grid.grid import Grid
+from pld_grid.reading import one_line
 
 if TYPE_CHECKING:
     from pld_grid.train.surroundings import Surroundings
@@ -55,11 +56,18 @@ def surroundings(
     except data.DataError as error:
         raise InputError(str(error)) from None
     return Surroundings(
-        store=workspace.store if "://" in workspace.store else str(Path(workspace.store).resolve()),
-        data_folder=str(Path(data_folder).resolve()) if data_folder else None,
-        weights_folder=str(Path(weights_folder).resolve()) if weights_folder else None,
+        store=workspace.store if "://" in workspace.store else _resolved("--store", workspace.store),
+        data_folder=_resolved("--data-dir", data_folder) if data_folder else None,
+        weights_folder=_resolved("--weights-dir", weights_folder) if weights_folder else None,
         commit=code_version(),
     )
+
+
+def _resolved(flag: str, path: str) -> str:
+    try:
+        return str(Path(path).resolve())
+    except (OSError, RuntimeError) as error:
+        raise InputError(one_line(f"{flag}: {path}: {getattr(error, 'strerror', None) or error}")) from None
 
 
 def code_version() -> str:

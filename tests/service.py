@@ -1,6 +1,8 @@
 """The command line as people start it: a process of its own, with its own home, store and MLflow."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any, Literal
 import psutil
 
 from pld_grid import api
+from pld_grid.store import Receipt, Store
 
 # Settings of whoever runs the tests must not reach them.
 _FOREIGN = ("RAY_", "MLFLOW_", "PLD_GRID_", "TUNE_", "FORCE_COLOR", "TTY_", "NO_COLOR")
@@ -84,6 +87,11 @@ class Service:
         """Where the default store lies."""
         return self.folder / ".pld_grid" / "store"
 
+    @property
+    def tracking_uri(self) -> str:
+        """Where the default MLflow is."""
+        return f"sqlite:///{self.folder / '.pld_grid' / 'mlflow.db'}"
+
     def start(self, command: str, *arguments: str) -> "subprocess.Popen[str]":
         """Starts `pld-grid COMMAND losses.yaml --profile tiny.yaml ...`; output is piped."""
         needs_grid = command in ("run", "plan", "report", "calibrate", "submit")
@@ -108,9 +116,34 @@ class Service:
         """The report's files by name, rebuilt from a source (in this process, which has torch loaded already)."""
         out = self.folder / f"report-{source}"
         grid = api.load_grid(self.folder / "losses.yaml", str(self.folder / "tiny.yaml"))
-        database = f"sqlite:///{self.folder / '.pld_grid' / 'mlflow.db'}"
-        api.report([grid], out, api.Workspace(str(self.store), database), source=source)
+        api.report([grid], out, api.Workspace(str(self.store), self.tracking_uri), source=source)
         return contents(out)
+
+    def numbers(self, source: Literal["store", "mlflow"] = "store") -> dict[str, bytes]:
+        """All that is equal after equal experiments: tables, curves, records without their times, and weights."""
+        files = self.tables(source)
+        files["records.jsonl"] = b"".join(_timeless(line) for line in files["records.jsonl"].splitlines()[1:])
+        # What links to MLflow's runs, or says what students happened to share.
+        for name in [n for n in files if n.startswith(("index.", "provenance.", "README.", "figures/cost."))]:
+            del files[name]
+        store = Store(self.store)
+        for cell_id, receipt in self.receipts().items():
+            if receipt.weights_sha256 is not None:
+                files[cell_id] = hashlib.sha256(store.weights_of(receipt.cell)).digest()
+        return files
+
+    def receipts(self) -> dict[str, Receipt]:
+        """What has been finished, by cell id."""
+        store = Store(self.store)
+        found = {cell_id: store.receipt(cell_id) for cell_id in store.cell_ids()}
+        return {cell_id: receipt for cell_id, receipt in found.items() if receipt is not None}
+
+
+def _timeless(line: bytes) -> bytes:
+    """A record without when and how fast it came to be, and in which of MLflow's runs it is."""
+    passing = {"started", "ended", "time", "images_per_second", "run_id", "experiment_id"}
+    record = json.loads(line, object_hook=lambda found: {k: v for k, v in found.items() if k not in passing})
+    return json.dumps(record, sort_keys=True).encode() + b"\n"
 
 
 def contents(folder: Path) -> dict[str, bytes]:

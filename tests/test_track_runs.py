@@ -50,4 +50,8 @@ def test_records_do_not_depend_on_the_way(layout: str, mirrored: tuple[Store, st
     store, uri = mirrored
     tracker = Tracker(store, uri)
     assert records(uri) == from_store(store, sorted(store.cell_ids()), tracker.address)
+    # One has a run too many, which the next sync deletes.
+    (doubled,) = tracker.outdated()
+    assert tracker.sync_all() == 1
+    assert records(uri)[doubled].run_id == from_store(store, [doubled])[doubled].run_id
     assert tracker.outdated() == []

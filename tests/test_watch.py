@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from service import isolated, wait_for_line
 
 from pld_grid.errors import StoreError
 from pld_grid.records import Record
-from pld_grid.store import Store
+from pld_grid.store import Store, leases
+from pld_grid.store.leases import Beat
 from pld_grid.track import Tracker, alive, living, newest, prepare_database, submission
 from pld_grid.watch import LiveRecords, Publisher, Refresher, follow
 
@@ -87,47 +87,15 @@ def test_a_run_for_other_cells_is_none_of_ours(store: Counting):
         assert not live.going_on
 
 
-@pytest.mark.parametrize("last", ["long ago", "no time", "nothing"])
-def test_a_driver_without_a_sign_of_life_is_dead(store: Counting, last: str):
-    name = f"{submit(store).submission_id}.alive"
-    text = {"long ago": f"{time.time() - submission.DEAD - 1:.0f}\n", "no time": "soon\n", "nothing": ""}[last]
-    store.write(text.encode(), submission.FOLDER, name)
-    assert alive(store) == []
-    assert states(LiveRecords(store, CELLS).read()) == ["not run"] * 3
-    store.write(f"{time.time() - submission.DEAD / 2:.0f}\n".encode(), submission.FOLDER, name)
-    assert len(alive(store)) == 1
-
-
-def test_signs_of_life_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(submission, "BEAT", 0.001)
-    again = threading.Event()
-
-    class Noting(Store):
-        def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
-            super().write(data, *parts, durable=durable)
-            if threading.current_thread() is not threading.main_thread():
-                again.set()
-
-    with living(Noting(tmp_path), "x"):
-        wait_until(again)
-    assert Store(tmp_path).names("submissions") == []
-
-
-def test_a_store_that_refuses_signs_of_life_does_not_stop_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr(submission, "BEAT", 0.001)
-    failed = threading.Semaphore(0)
-
-    class Full(Store):
-        def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
-            failed.release()
-            raise StoreError("no space left")
-
-    with living(Full(tmp_path), "x"):
-        for _ in range(3):
-            assert failed.acquire(timeout=60)
-    assert caplog.messages == ["no space left; others may take this run for dead"]
+def test_a_driver_that_died_on_another_machine_is_waited_for_a_while(store: Counting, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(leases, "LAPSED", 0.0)
+    beat = Beat(machine="elsewhere", host="elsewhere", pid=1, born=1, count=1)
+    store.write(beat.canonical.encode(), leases.FOLDER, f"{submit(store).submission_id}.json")
+    live = LiveRecords(store, CELLS)
+    assert states(live.read()) == ["queued"] * 3
+    # No sign of life since.
+    assert states(live.read()) == ["not run"] * 3
+    assert not live.going_on
 
 
 def test_the_newest_submission_of_most_cells(store: Counting):

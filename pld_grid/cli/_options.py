@@ -82,7 +82,11 @@ def _check_tracking_uri(uri: str) -> None:
     try:
         parts = urlsplit(shown)
         kind, _ = parts.scheme.partition("+")[0], parts.port
-        known = {"http": parts.hostname, "https": parts.hostname, "postgresql": parts.netloc + parts.path}
+        known: dict[str, object] = {
+            "http": parts.hostname,
+            "https": parts.hostname,
+            "postgresql": parts.netloc + parts.path,
+        }
         # MLflow tries for minutes to open a folder.
         known["sqlite"] = parts.path.strip("/") and not Path(shown.removeprefix("sqlite:///")).is_dir()
     except (ValueError, OSError):

@@ -1,6 +1,25 @@
 """Where commands print."""
 
-from rich.console import Console
+import re
+from collections.abc import Iterable
 
-errors = Console(stderr=True)
-output = Console()
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+# Of ASCII and Latin-1, without tab and line feed.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class _Console(Console):
+    """A console on which a text of somebody else's moves no cursor and sets no title: control characters are shown."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or not _CONTROL.search(segment.text):
+                yield segment
+            else:
+                yield Segment(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], segment.text), segment.style)
+
+
+errors = _Console(stderr=True)
+output = _Console()

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from pld_grid.errors import InputError
+from pld_grid.reading import explained
 from pld_grid.records import Record, Records
 from pld_grid.spec import Frozen
 from pld_grid.store import sha256
@@ -111,7 +112,9 @@ def _object(path: Path, number: int, line: str) -> dict[str, object]:
 
 def _first(error: ValidationError) -> str:
     detail = error.errors()[0]
-    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    named = detail["type"] in ("missing", "extra_forbidden")
+    said = detail["msg"][0].lower() + detail["msg"][1:] if named else explained(detail)
+    return f"{'.'.join(map(str, detail['loc']))}: {said}"
 
 
 def _line(content: Mapping[str, object]) -> str:

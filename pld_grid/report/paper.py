@@ -89,6 +89,6 @@ def _spreads(path: Path, headers: tuple[str, ...], keys: tuple[str, ...]) -> dic
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text)) and text == text.strip()
+        return math.isfinite(float(text)) and text == text.strip() and "_" not in text
     except ValueError:
         return False

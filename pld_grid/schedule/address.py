@@ -17,6 +17,7 @@ def check_reachable(address: str, port: int) -> None:
         raise InputError(f'--address: "{address}" is no address; expected HOST:PORT or http://HOST:PORT') from None
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        reason = (error.strerror or str(error) or "no answer").lower()
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a part of the name is longer than any host's can be.
+        reason = (getattr(error, "strerror", None) or str(error) or "no answer").lower()
         raise ResourceError(f"Ray at {address}: cannot be reached ({reason})") from None

@@ -58,8 +58,7 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
             folder = private.enter_context(_own_cluster())
             options |= {"address": "local", "include_dashboard": False, "num_cpus": local_cpus(), "_temp_dir": folder}
         else:
-            if address != "auto":
-                check_reachable(address, _CLIENT_PORT if address.startswith("ray://") else _PORT)
+            check_address(address)
             options["address"] = address
         asked_to_end = signal.getsignal(signal.SIGTERM)
         try:
@@ -120,6 +119,12 @@ def _apply(settings: Mapping[str, str | None], several_nodes: bool) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = several_nodes
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def check_address(address: str) -> None:
+    """Raises ResourceError within seconds if there is no cluster at an address, InputError if it is none."""
+    if address != "auto":
+        check_reachable(address, _CLIENT_PORT if address.startswith("ray://") else _PORT)
 
 
 def local_cpus() -> int:

@@ -1,5 +1,6 @@
 """Cohorts as Tune trials: Tune hands out resources, and starts again what died."""
 
+import errno
 import logging
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from pld_grid.errors import ResourceError
 from pld_grid.events import Event, Listener
 from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort
@@ -136,5 +138,14 @@ def _run_alike(
                 verbose=0,
             ),
         )
-        results = tuner.fit()
+        try:
+            results = tuner.fit()
+        except OSError as error:
+            # Tune keeps a state that we never read, beside Ray's logs.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ResourceError(
+                f"Ray's temporary folder is full ({error.filename}: {error.strerror}); free some space, or name "
+                "another place (RAY_TMPDIR); the same command goes on from there"
+            ) from error
         return [(cohort, results[place]) for place, cohort in enumerate(cohorts)]

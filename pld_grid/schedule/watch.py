@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 
 from pld_grid.errors import StoreError
@@ -12,12 +12,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def hung_workers_ended(store: Store, run: str) -> Iterator[None]:
+def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
     """While the block runs, ends processes of this run that give no sign of life though they are there.
+
+    Yields the ids of their leases, to which it adds.
 
     Nothing of theirs is lost: what they trained goes on from its checkpoints.
     """
     over = threading.Event()
+    hung: set[str] = set()
 
     def look() -> None:
         observer = leases.Observer(store)
@@ -27,13 +30,14 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[None]:
                     beat = leases.read(store, lease_id)
                     if beat is not None and not leases.gone(beat) and observer.lapsed(lease_id):
                         logger.warning("a worker (process %d on %s) hangs and is ended", beat.pid, beat.host)
+                        hung.add(lease_id)
                         _end(beat)
                         store.remove(leases.FOLDER, f"{lease_id}.json")
 
     thread = threading.Thread(target=look, name="pld_grid-watch", daemon=True)
     thread.start()
     try:
-        yield
+        yield hung
     finally:
         over.set()
         thread.join()

@@ -6,7 +6,7 @@ Tune is a disposable executor. What is done, who does it, and what a result is, 
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -43,16 +43,16 @@ def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None
         WaveStopped: all that was tried first failed with one and the same error.
     """
     store = Store(surroundings.store)
-    with hung_workers_ended(store, surroundings.run):
+    with hung_workers_ended(store, surroundings.run) as hung:
         for wave in plan.waves:
-            _Wave(store, surroundings, listener).run(wave)
+            _Wave(store, surroundings, listener, hung).run(wave)
 
 
 class _Wave:
     """Cohorts that can run side by side, until all their cells have come to an end."""
 
-    def __init__(self, store: Store, surroundings: Surroundings, listener: Listener) -> None:
-        self.store, self.surroundings, self.listener = store, surroundings, listener
+    def __init__(self, store: Store, surroundings: Surroundings, listener: Listener, hung: Container[str]) -> None:
+        self.store, self.surroundings, self.listener, self.hung = store, surroundings, listener, hung
         self.begun: set[str] = set()
         self.ended: set[str] = set()
         self.held: set[str] = set()
@@ -132,7 +132,12 @@ class _Wave:
                 continue
             # Inside Tune, which an error would end.
             with suppress(StoreError):
-                self.store.note(cell.cell_id, "its worker died; another goes on from its checkpoint")
+                self.store.note(cell.cell_id, f"its worker {self._how(cell)}; another goes on from its checkpoint")
+
+    def _how(self, cell: Cell) -> str:
+        """How the process ended that trained a cell last. Raises StoreError."""
+        claim = claims.holder(self.store, cell.cell_id)
+        return "hung" if claim is not None and claim.lease in self.hung else "died"
 
     def _trainable(self, cohort: Cohort) -> Cohort | None:
         """The cohort without the cells whose teacher could not be made."""
@@ -190,7 +195,9 @@ class _Wave:
         if result.error is None:
             reason = "its trial ended without a result"
         else:
-            reason = f"its worker died {deaths + 1} times: {str(result.error).splitlines()[-1][:300]}"
+            how = self._how(left[0])
+            said = f": {str(result.error).splitlines()[-1][:300]}" if how == "died" else ""
+            reason = f"its worker {how} {deaths + 1} times{said}"
         if result.error is not None and len(left) > 1:
             self.hear(Event("split", left[0].cell_id, reason=reason))
             return replace(cohort, cells=tuple(left))

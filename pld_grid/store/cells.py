@@ -97,6 +97,9 @@ class Store(Files):
         """Writes the receipt, the last file of a cell; then checkpoints and status are no longer needed."""
         cell_id = receipt.cell.cell_id
         if receipt.weights_sha256 is not None:
+            before = self.read(cell_id, WEIGHTS)
+            if before is not None and sha256(before) != receipt.weights_sha256:
+                self.set_aside("they are not those of the receipt", cell_id, WEIGHTS)
             with contextlib.suppress(FileNotFoundError):
                 self.rename((cell_id, _staged(receipt.weights_sha256)), (cell_id, WEIGHTS))
         self.write_model(receipt, cell_id, "receipt.json")
@@ -223,10 +226,9 @@ class Store(Files):
         return checksum
 
     def check_weights(self, cell: Cell) -> None:
-        """Sets a finished cell's receipt and weights aside if the weights are missing or damaged: it trains again."""
+        """Sets the receipt of a finished cell aside if its weights are missing or damaged: it trains again."""
         receipt = self.receipt(cell)
         if receipt is not None and not self.has_weights(receipt):
-            self.set_aside("they are not those of the receipt", cell.cell_id, WEIGHTS)
             self.set_aside("its weights are missing or damaged", cell.cell_id, "receipt.json")
 
     def has_weights(self, receipt: Receipt) -> bool:

@@ -111,6 +111,8 @@ def _engine(tracking_uri: str) -> Iterator["Engine"]:
 
     try:
         engine = create_sqlalchemy_engine(tracking_uri)  # type: ignore[no-untyped-call]
+    except ValueError as error:  # a port that is no number
+        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {error}") from None
     except ModuleNotFoundError as error:
         raise TrackingError(
             f"MLflow at {public_uri(tracking_uri)}: the package {error.name} is missing: pip install 'pld_grid[server]'"

@@ -104,7 +104,7 @@ class Tracker:
         self, started: Submission, state: Literal["finished", "failed", "cancelled", "lost"]
     ) -> Submission:
         """Notes how a submission ended; the next `sync` of its id tells MLflow."""
-        ended = started.model_copy(update={"state": state, "ended": time.time()})
+        ended = started.model_copy(update={"state": state, "ended": max(started.started, time.time())})
         self._submissions.keep(ended)
         return ended
 
@@ -341,7 +341,8 @@ class Tracker:
         mirror = self.store.mirror(cell.cell_id)
         if mirror is not None and mirror.tracking_uri == self.address and cell.cell_id not in self._doubled:
             run = active(client, mirror.run_id)
-            if run is not None:
+            # A mirror file that came here from elsewhere names another cell's run.
+            if run is not None and run.data.tags.get(CELL_ID) == cell.cell_id:
                 return run
         run = find(client, experiment, CELL_ID, cell.cell_id)
         if run is not None:

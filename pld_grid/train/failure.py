@@ -27,10 +27,15 @@ class Failed(Exception):
         """The error in words."""
         if isinstance(error, Failed):
             return error
-        frame = traceback.extract_tb(error.__traceback__)[-1:] or None
-        place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
+        frames = [(frame.filename, str(frame.lineno)) for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+        said = str(error)
+        if said.startswith("Caught ") and "in DataLoader worker process" in said:
+            # torch brings an error from a loader's process as the text of its traceback.
+            frames = re.findall(r'^ *File "(.+)", line (\d+)', said, re.MULTILINE)[-1:] or frames
+            said = said.rstrip().rpartition("\n")[2].rpartition(f"{type(error).__name__}: ")[2]
+        place = "".join(f" ({Path(file).name}:{line})" for file, line in frames)
         # A text may come from a file, and goes to terminals.
-        text = one_line(" ".join(str(error).split()), 500)
+        text = one_line(" ".join(said.split()), 500)
         if isinstance(error, StoreFull):
             return _FailedForRoom(text)
         kind = _FailedForMemory if out_of_memory(error) else Failed

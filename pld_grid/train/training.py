@@ -311,7 +311,7 @@ class Training:
                 compile=self.machine.compile,
                 devices=self.group.size,
                 started=student.started,
-                ended=time.time(),
+                ended=max(student.started, time.time()),
             ),
         )
         try:

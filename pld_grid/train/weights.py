@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import PretrainedCfg
 
 from pld_grid.errors import PldGridError, listing
+from pld_grid.files import is_folder
 from pld_grid.reading import one_line
 from pld_grid.spec import Cell, Model
 
@@ -79,7 +80,7 @@ def missing_weights(cells: Iterable[Cell], weights_folder: str | None = None) ->
 
     Raises WeightsError if the folder does not exist or a file in it is damaged.
     """
-    if weights_folder is not None and not Path(weights_folder).is_dir():
+    if weights_folder is not None and not is_folder(weights_folder):
         raise WeightsError(one_line(f"--weights-dir: no such folder: {weights_folder}"))
     models = [part.student for cell in cells for part in (cell, cell.teacher) if part is not None]
     names = {weights_name(model) for model in models if model.pretrained is not None}

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,18 @@ def test_students_that_never_fit_fail_by_name(tmp_path: Path) -> None:
     failed = [line for line in told if line.startswith("failed")]
     assert {line.split()[1] for line in failed} == {cell.cell_id for cell in COHORT}
     assert not [line for line in told if line.startswith("finished")]
+
+
+# Megabytes at which allocations of any kind fail, wherever in a training: some of those between none and enough.
+LIMITS = random.Random(20260722).sample(range(100, 300, 10), 3)
+
+
+@pytest.mark.parametrize("megabytes", LIMITS)
+def test_wherever_memory_ends_it_is_known_for_that(tmp_path: Path, megabytes: int) -> None:
+    told = [line.split(maxsplit=2) for line in train_limited(tmp_path, megabytes)]
+    ends = {cell_id: (kind, reason) for kind, cell_id, *reason in told if kind in ("finished", "failed")}
+    assert ends.keys() == {cell.cell_id for cell in COHORT}
+    assert [reason for kind, reason in ends.values() if kind == "failed" and "memory" not in reason[0].lower()] == []
 
 
 def test_only_those_left_go_on_in_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictStr, model_validator
 
-from pld_grid.reading import Document, Path_, read_file
+from pld_grid.reading import Document, Path_, check_name, read_file
 from pld_grid.report.claims.lookup import Keys, Unresolved, paper_lookup
 from pld_grid.report.claims.quantity import Lookup, Name, Quantity, Texts, items_of
 from pld_grid.report.claims.region import Region, Relation
@@ -89,8 +89,10 @@ def read_claims(path: str | Path) -> tuple[Claim, ...]:
     file = document.parse(ClaimsFile)
     keys = {name: tuple(columns) for name, columns in file.tables.items()}
     for name in keys:
-        if Path(name).name != name:
-            raise document.error(("tables", name), f'"{name}" must be a plain file name without its .csv')
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise document.error(("tables", name), str(error)) from None
     paper = paper_lookup({name: read_paper(Path(path).parent, name, columns) for name, columns in keys.items()})
     seen: set[str] = set()
     for number, claim in enumerate(file.claims):

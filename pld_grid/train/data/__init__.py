@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from pld_grid.catalogue import DatasetInfo
+from pld_grid.files import is_folder
 from pld_grid.spec import Dataset, Recipe
 from pld_grid.train.data._check import Finding, inspect_splits
 from pld_grid.train.data._split import DataError, Split, Splits
@@ -43,7 +44,7 @@ def check(dataset: Dataset, folder: Path | None) -> None:
         return
     if folder is None:
         raise DataError(f"dataset {dataset.name} needs a data folder (--data-dir)")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"dataset {dataset.name}: no such folder: {folder}")
 
 

@@ -80,7 +80,7 @@ def _promised(folder: Path, split: str) -> dict[str, int]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{file}: not what timm writes: {type(error).__name__}: {error}") from None
+            raise DataError(f"{file}: not what timm writes: {error}") from None
     return {}
 
 

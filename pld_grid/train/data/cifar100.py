@@ -30,8 +30,10 @@ def load(dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
     def split(train: bool, augmentation: Augmentation | None) -> ArraySplit:
         try:
             data = CIFAR100(str(folder), train=train, download=False)
-        except (RuntimeError, OSError, EOFError) as error:
-            raise DataError(one_line(f"dataset cifar100: {folder} does not hold CIFAR-100 whole: {error}")) from None
+        except (RuntimeError, OSError, EOFError):
+            raise DataError(
+                one_line(f"dataset cifar100: {folder} does not hold CIFAR-100 whole: cifar-100-python/")
+            ) from None
         images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2)
         if images.shape[-1] != dataset.image_size:
             size = [dataset.image_size, dataset.image_size]

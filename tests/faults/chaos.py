@@ -1,0 +1,304 @@
+"""Processes that are killed, at random moments and at chosen ones, and what must hold afterwards."""
+
+import os
+import random
+import sqlite3
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+from service import GRID, PROFILE, Service, all_gone, details, family
+
+# Of two optimizers and two losses, long enough to be killed many times.
+LONG = GRID.replace("epochs: 6", "epochs: 24").replace("[ce, kd, dist, pld]", "[ce, pld]").partition("table:")[0]
+LONG_PROFILE = PROFILE.replace("epochs: 2", "epochs: 4")
+
+# Runs in every process before all else. It notes each epoch that is begun, and kills its process where a ticket says
+# so: "before:PATTERN" or "after:PATTERN" of the path that a whole file is about to get, with ":" for "/".
+_WITNESS = """
+import fnmatch, importlib.abc, importlib.util, os, signal, sys, time
+
+HERE = os.path.dirname(__file__)
+
+
+def strike(when, path):
+    for ticket in os.listdir(f"{HERE}/tickets"):
+        moment, _, pattern = ticket.partition(":")
+        if moment == when and fnmatch.fnmatch(os.fspath(path), "*/" + pattern.replace(":", "/")):
+            try:
+                os.unlink(f"{HERE}/tickets/{ticket}")
+            except FileNotFoundError:
+                continue  # another process's
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watched(move):
+    def call(source, destination, **options):
+        strike("before", destination)
+        move(source, destination, **options)
+        strike("after", destination)
+    return call
+
+
+os.replace, os.link = watched(os.replace), watched(os.link)
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "pld_grid.train.student":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            begin = module.Student.begin_epoch
+
+            def begin_epoch(student):
+                line = f"{os.getpid()} {student.group.rank} {student.cell.cell_id} {student.next_epoch}\\n"
+                with open(f"{HERE}/begun", "a") as diary:
+                    diary.write(line)
+                if os.path.exists(f"{HERE}/slow"):
+                    time.sleep(1)
+                return begin(student)
+
+            module.Student.begin_epoch = begin_epoch
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+class Begun(NamedTuple):
+    """An epoch of a cell that a process, by its rank in the cohort's group, has begun."""
+
+    pid: int
+    rank: int
+    cell_id: str
+    epoch: int
+
+
+class Witness:
+    """Notes of processes about what they do, and orders for them where to die.
+
+    Args:
+        folder: for the notes; every process that has `environment` writes there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tickets = folder / "tickets"
+        self.tickets.mkdir(parents=True)
+        (folder / "sitecustomize.py").write_text(_WITNESS)
+        (folder / "begun").touch()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process's environment needs."""
+        return {"PYTHONPATH": os.pathsep.join(filter(None, (str(self.folder), os.environ.get("PYTHONPATH"))))}
+
+    def begun(self) -> list[Begun]:
+        """All epochs that were begun, in their order."""
+        *whole, _ = (self.folder / "begun").read_text().split("\n")
+        return [Begun(int(pid), int(rank), cell, int(epoch)) for pid, rank, cell, epoch in map(str.split, whole)]
+
+    def epochs_of(self, pid: int) -> int:
+        """How many epochs a process has begun; all but the last stand in checkpoints, of one student at least."""
+        return len({each.epoch for each in self.begun() if each.pid == pid})
+
+    def order(self, ticket: str) -> Path:
+        """Orders the first process that comes to a moment to die there; the file is gone when one has."""
+        (self.tickets / ticket).touch()
+        return self.tickets / ticket
+
+    def slow(self, much: bool) -> None:
+        """Whether each epoch takes a second more, so that a grid does not end before all is done to it."""
+        (self.folder / "slow").touch() if much else (self.folder / "slow").unlink()
+
+    def repeated(self, interval: int = 1) -> int:
+        """How many epochs were trained again. Fails if a death cost more than a checkpoint interval, in epochs."""
+        lives: dict[str, dict[int, list[int]]] = defaultdict(dict)
+        for each in self.begun():
+            if each.rank == 0:
+                lives[each.cell_id].setdefault(each.pid, []).append(each.epoch)
+        again = 0
+        for cell_id, by_process in lives.items():
+            lasts = [0]
+            for epochs in by_process.values():
+                assert epochs == list(range(epochs[0], epochs[0] + len(epochs))), (cell_id, epochs)
+                # Its last epoch was not ended, so the checkpoint is of one of the `interval` epochs before.
+                assert lasts[-1] - interval < epochs[0] <= lasts[-1] + 1, (cell_id, lasts, epochs)
+                again += lasts[-1] + 1 - epochs[0]
+                lasts.append(epochs[-1])
+        return again
+
+
+class Run:
+    """A command that is going on: what it says, and every process that it was seen to start."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.seen: set[psutil.Process] = {psutil.Process(process.pid)}
+        self._said: list[str] = []
+        # What nobody reads would stop the process when the pipe is full.
+        self._readers = [
+            threading.Thread(target=lambda pipe=pipe: self._said.extend(pipe), daemon=True)
+            for pipe in (process.stdout, process.stderr)
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def said(self) -> str:
+        """All that it printed so far."""
+        return "".join(self._said)
+
+    def family(self) -> list[psutil.Process]:
+        """The processes that it has started and that live, directly or not."""
+        try:
+            found = family(self.process)
+        except psutil.NoSuchProcess:
+            return []
+        self.seen.update(found)
+        return found
+
+    def trials(self) -> list[psutil.Process]:
+        """Processes of trials."""
+        return [process for process in self.family() if kind(process) == "trial"]
+
+    def ranks(self) -> list[psutil.Process]:
+        """Processes that train a cohort together."""
+        return [process for process in self.family() if kind(process) == "rank"]
+
+    def loader_workers(self, trial: psutil.Process) -> list[psutil.Process]:
+        """Processes that load data for a trial."""
+        try:
+            return [process for process in trial.children() if kind(process) == "loader worker"]
+        except psutil.NoSuchProcess:
+            return []
+
+    def wait_for(self, happened: Callable[[], object], within: float = 120) -> None:
+        """Looks until something happened that it brings about."""
+        until = time.monotonic() + within
+        while not happened():
+            assert self.process.poll() is None, f"it ended: {self.said}"
+            assert time.monotonic() < until, f"it did not happen: {self.said}"
+            self.family()
+            time.sleep(0.1)
+
+    def end(self, within: float = 300) -> int:
+        """Waits for its end; the exit code."""
+        until = time.monotonic() + within
+        while self.process.poll() is None:
+            assert time.monotonic() < until, f"it did not end: {self.said}"
+            self.family()
+            time.sleep(0.1)
+        self._close()
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """Kills the command alone."""
+        self.family()
+        self.process.kill()
+        self._close()
+
+    def kill_all(self) -> None:
+        """Kills it and all that it was seen to start, at once."""
+        self.family()
+        for each in self.seen:
+            kill(each)
+        self._close()
+
+    def _close(self) -> None:
+        with self.process:
+            for reader in self._readers:
+                # A pipe stays open as long as somebody holds it who has outlived the command.
+                reader.join(timeout=1)
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def kill(process: psutil.Process) -> bool:
+    """`kill -9`; False if it had ended."""
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+# By the beginning of a process's name.
+_KINDS = {"ray::ImplicitFunc": "trial", "ray::RayTrainWorker": "rank", "pt_data_worker": "loader worker"}
+
+
+def kind(process: psutil.Process) -> str:
+    """What a process of a trial is, in a word."""
+    return next((word for name, word in _KINDS.items() if _name(process).startswith(name)), "other")
+
+
+def hunt(
+    run: Run,
+    witness: Witness,
+    chance: random.Random,
+    training: Callable[[], Sequence[psutil.Process]],
+    prey: Callable[[psutil.Process], Sequence[psutil.Process]],
+) -> Iterator[str]:
+    """Kills processes at random moments until a run has ended, and tells what they were.
+
+    Args:
+        training: the processes that train; each has a checkpoint between one kill and the next.
+        prey: those of which one is killed when it is the turn of a process that trains.
+    """
+    due: dict[int, int] = {}
+    while run.process.poll() is None:
+        for process in training():
+            # When the second epoch begins, a checkpoint stands.
+            if witness.epochs_of(process.pid) < due.setdefault(process.pid, chance.randint(2, 3)):
+                continue
+            time.sleep(chance.uniform(0, 0.3))
+            victims = prey(process)
+            if not victims:
+                continue
+            victim = chance.choice(victims)
+            word = kind(victim)
+            if kill(victim):
+                due[process.pid] = witness.epochs_of(process.pid) + chance.randint(2, 3)
+                yield word
+        time.sleep(0.1)
+
+
+def check_whole(service: Service, expected: dict[str, bytes], started: Iterable[psutil.Process]) -> None:
+    """What must hold when a grid has come to its end, whatever happened on the way.
+
+    Tables, weights and MLflow's curves are those of a grid that was never disturbed, byte for byte; MLflow has each
+    metric once and calls nothing running; no process that was started is left.
+    """
+    assert _different(service.numbers(), expected) == []
+    assert _different(service.numbers("mlflow"), expected) == []
+    with sqlite3.connect(service.tracking_uri.removeprefix("sqlite:///")) as connection:
+        metrics = connection.execute("select run_uuid, key, step from metrics").fetchall()
+        running = connection.execute("select name from runs where status = 'RUNNING'").fetchall()
+    epochs = sum(len(receipt.epochs) for receipt in service.receipts().values())
+    assert len(metrics) == len(set(metrics))
+    assert sum(key == "top1" for _, key, _ in metrics) == epochs
+    assert running == []
+    processes = list(started)
+    assert all_gone(processes), details(processes)
+
+
+def _different(files: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in files.keys() | expected.keys() if files.get(name) != expected.get(name))

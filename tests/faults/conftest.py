@@ -1,0 +1,142 @@
+"""What all tests of faults share. In a test of faults:
+
+    def test_x(count, chance, undisturbed, database, tmp_path):
+        service = Service(tmp_path, profile=PROFILE, grid=GRID, database=database)
+        ... chance.random() ...                     # a random.Random of this test's own; its seed is printed
+        count("MLflow answers 500")                 # one injected fault of a kind; count(kind, 16) for several
+        count.kill("trial")                         # one killed process, by what it was
+        assert service.numbers() == undisturbed(PROFILE, GRID)     # the report's files, byte for byte
+
+What is counted in a test is added to the sum when the test has passed. PLD_GRID_FAULT_SEED sets the seed.
+"""
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from chaos import Run
+from service import GRID, PROFILE, Service
+
+from pld_grid import track
+
+sys.path.append(str(Path(__file__).parents[1] / "cluster"))  # a Ray cluster, PostgreSQL and MLflow servers
+
+SEED = "PLD_GRID_FAULT_SEED"
+
+
+class Count:
+    """Counts the faults that a test injects, by kind."""
+
+    def __init__(self) -> None:
+        self.kills: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+
+    def __call__(self, kind: str, number: int = 1) -> None:
+        """Notes some faults of a kind."""
+        self.faults[kind] += number
+
+    def kill(self, victim: str, number: int = 1) -> None:
+        """Notes some killed processes, by what they were."""
+        self.kills[victim] += number
+
+    def __iadd__(self, other: "Count") -> "Count":
+        self.kills += other.kills
+        self.faults += other.faults
+        return self
+
+
+_survived = pytest.StashKey[Count]()
+_injected = pytest.StashKey[Count]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_survived] = Count()
+
+
+def _seed() -> int:
+    # The same faults in every run of CI; another seed is another sample.
+    return int(os.environ.get(SEED, "20260722"))
+
+
+def pytest_report_header() -> str:
+    return f"faults: {SEED}={_seed()}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
+    report = yield
+    if report.when == "call" and report.passed:
+        item.config.stash[_survived] += item.stash.get(_injected, Count())
+    elif report.failed:
+        report.sections.append(("faults", f"{SEED}={_seed()} repeats them"))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    counted = config.stash[_survived]
+    for title, kinds in (("kills survived", counted.kills), ("other faults survived", counted.faults)):
+        if kinds:
+            listed = ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
+            terminalreporter.write_line(f"{title}: {kinds.total()} ({listed})")
+    terminalreporter.write_line(f"{SEED}={_seed()}")
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Count:
+    """Counts injected faults."""
+    return request.node.stash.setdefault(_injected, Count())
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers that depend on the seed and the test alone."""
+    return random.Random(f"{_seed()} {request.node.nodeid.rpartition('/')[2]}")
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: its schema takes MLflow ten seconds to make."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    track.prepare_database(f"sqlite:///{path}")
+    return path
+
+
+Undisturbed = Callable[[str, str], dict[str, bytes]]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Undisturbed:
+    """What `Service.numbers` is of a profile and a grid that ran without trouble; each runs once."""
+    known: dict[tuple[str, str], dict[str, bytes]] = {}
+
+    def of(profile: str = PROFILE, grid: str = GRID) -> dict[str, bytes]:
+        if (profile, grid) not in known:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            service = Service(folder, profile=profile, grid=grid, database=database)
+            service.run("run")
+            known[profile, grid] = service.numbers()
+        return known[profile, grid]
+
+    return of
+
+
+Watch = Callable[["subprocess.Popen[str]"], Run]
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """Watches commands that were started; nothing of them is left after the test."""
+    runs: list[Run] = []
+
+    def of(process: "subprocess.Popen[str]") -> Run:
+        runs.append(Run(process))
+        return runs[-1]
+
+    yield of
+    for run in runs:
+        run.kill_all()
