@@ -16,7 +16,7 @@ from pld_grid.reading import Document, Path_, check_name, one_line, read_file, s
 from pld_grid.spec import Cell, Loss, Model, Optimizer, Scalar
 
 MAX_CELLS = 2000
-MAX_SEEDS = 2**31
+MAX_SEEDS = 10**15  # far beyond what fits a plan, and still countable
 Labels = Mapping[str, Scalar]
 
 
@@ -81,7 +81,8 @@ def expand(
 ) -> Grid:
     """Expands a read grid document; see `load_grid`."""
     if seeds is not None and not 1 <= seeds <= MAX_SEEDS:
-        raise InputError(f"--seeds: must be at least 1 and at most {MAX_SEEDS}, not {seeds}")
+        bound = "at least 1" if seeds < 1 else f"at most {MAX_SEEDS}"
+        raise InputError(f"--seeds: must be {bound}, not {seeds}")
     file = document.parse(GridFile)
     expanded = _Expansion(document, file, profile, seeds)
     expanded.check()
@@ -354,9 +355,7 @@ def _unique(entries: Iterator[Entry]) -> Iterator[Entry]:
 
 def matches(labels: Labels, where: Mapping[str, Any]) -> bool:
     """Whether every label in `where` has that value, or one of those values."""
-    return all(
-        k in labels and labels[k] in (v if isinstance(v, list) else [v]) for k, v in where.items()
-    )  # fmt: skip
+    return all(k in labels and labels[k] in (v if isinstance(v, list) else [v]) for k, v in where.items())
 
 
 def _label_names(entries: list[Entry]) -> set[str]:

@@ -1,6 +1,8 @@
 """Where commands print."""
 
+import os
 import re
+import sys
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -21,5 +23,15 @@ class _Console(Console):
                 yield Segment(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], segment.text), segment.style)
 
 
-errors = _Console(stderr=True)
+class _Errors(_Console):
+    """Goes on in silence when nobody listens any more: a grid must not end for that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, sys.stderr.fileno())
+        os.close(silence)
+
+
+errors = _Errors(stderr=True)
 output = _Console()

@@ -34,6 +34,8 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
                         _end(beat)
                         store.remove(leases.FOLDER, f"{lease_id}.json")
 
+    with suppress(StoreError):
+        leases.forget(store)
     thread = threading.Thread(target=look, name="pld_grid-watch", daemon=True)
     thread.start()
     try:
@@ -42,9 +44,7 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
         over.set()
         thread.join()
         with suppress(StoreError):
-            for lease_id in leases.of_run(store, run):
-                if leases.gone(leases.read(store, lease_id)):
-                    store.remove(leases.FOLDER, f"{lease_id}.json")
+            leases.forget(store)
 
 
 def _end(beat: leases.Beat) -> None:

@@ -142,6 +142,14 @@ def of_run(store: Store, run: str) -> list[str]:
     return [name.removesuffix(".json") for name in names if name.startswith(f"{run}-") and name.endswith(".json")]
 
 
+def forget(store: Store) -> None:
+    """Removes what processes left that are certainly gone. Raises StoreError."""
+    for name in store.names(FOLDER):
+        lease_id = name.removesuffix(".json")
+        if lease_id != name and gone(read(store, lease_id)):
+            store.remove(FOLDER, name)
+
+
 class Observer:
     """Watches leases; to be asked again and again."""
 

@@ -88,7 +88,7 @@ def _one_is_dead(batches: Iterable[Batch]) -> bool:
     workers = getattr(batches, "_workers", ())
     for worker in workers:
         # The error may be there before the end of the process is.
-        worker.join(1)
+        worker.join(2)
     return any(not worker.is_alive() for worker in workers)
 
 

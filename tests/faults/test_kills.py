@@ -1,6 +1,6 @@
 """`kill -9` of everything that a run consists of, on one machine, again and again."""
 
-import itertools
+import hashlib
 import random
 import signal
 import threading
@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 from cells import make_cell
-from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole, hunt, kill, kind
+from chaos import EPOCHS, LONG, LONG_PROFILE, Run, Witness, check_whole, hunt, kill, kind
 from conftest import Count, Undisturbed, Watch
 from service import PROFILE, Service
 
 from pld_grid import api
 from pld_grid.train import data
-from pld_grid.train.loader import Loader
+from pld_grid.train.loader import Batch, Loader
 
 READERS, ROUNDS_OF_READERS = 4, 8
 
@@ -35,7 +35,7 @@ MOMENTS = {
         "before:claims:000001.json", "after:claims:000001.json", "before:checkpoints:000003.pt",
         "after:checkpoints:000003.pt", "before:checkpoints:000005.json",
     ],
-    ("ce", "lamb"): ["after:checkpoints:000024.json", "before:receipt.json", "after:receipt.json"],
+    ("ce", "lamb"): [f"after:checkpoints:{EPOCHS:06d}.json", "before:receipt.json", "after:receipt.json"],
     # An undisturbed student's second entry finishes it; one that has died there claims by that one.
     ("pld", "adamw"): ["before:claims:000002.json", "after:claims:000003.json"],
 }  # fmt: skip
@@ -65,15 +65,17 @@ def test_a_loader_outlives_its_workers(chance: random.Random, count: Count) -> N
     digests: list[list[bytes]] = [[] for _ in range(READERS)]
     enough = threading.Event()
 
+    def digest(batch: Batch) -> bytes:
+        return hashlib.sha256(batch[0].numpy().tobytes()).digest()
+
     def read(epochs: list[bytes]) -> int:
         """Epochs of a loader of its own, until it is enough."""
         loader = Loader(splits, cell.recipe, cell.seed, workers=1)
-        for epoch in itertools.count(1):
-            for pixels_NCHW, _ in loader.train(epoch):
-                epochs.append(pixels_NCHW.numpy().tobytes())
-            if enough.is_set():
-                return epoch
-        raise AssertionError
+        epoch = 0
+        while not enough.is_set():
+            epoch += 1
+            epochs += map(digest, loader.train(epoch))
+        return epoch
 
     # In threads, as Ray does it: torch tells others of such a death wherever they are.
     with ThreadPoolExecutor(READERS) as pool:
@@ -92,18 +94,14 @@ def test_a_loader_outlives_its_workers(chance: random.Random, count: Count) -> N
         finally:
             enough.set()
     for epochs, future in zip(digests, reading, strict=True):
-        expected = (
-            pixels_NCHW.numpy().tobytes()
-            for epoch in range(1, future.result() + 1)
-            for pixels_NCHW, _ in plain.train(epoch)
-        )
-        assert all(found == wanted for found, wanted in zip(epochs, expected, strict=True))
+        assert epochs == [digest(batch) for epoch in range(1, future.result() + 1) for batch in plain.train(epoch)]
 
 
 def test_trials_and_loader_workers_die_as_long_as_they_train(
     make: Make, watch: Watch, undisturbed: Undisturbed, chance: random.Random, count: Count
 ) -> None:
     service, witness = make(WITH_LOADERS)
+    witness.slow(True)
     run = watch(service.start("run"))
 
     def prey(trial: psutil.Process) -> list[psutil.Process]:
@@ -116,7 +114,7 @@ def test_trials_and_loader_workers_die_as_long_as_they_train(
     assert run.end() == 0, run.said
     assert "5 cells trained" in run.said
     # Far more than any limit for deaths that bring no progress.
-    assert killed >= 15
+    assert killed >= 10
     # Two students of a cohort die together.
     assert 0 < witness.repeated() <= 2 * killed
     check_whole(service, undisturbed(LONG_PROFILE, LONG), run.seen)
@@ -127,8 +125,8 @@ def test_trials_die_between_any_two_steps_and_one_hangs(
 ) -> None:
     service, witness = make(LONG_PROFILE + "machine: {cohort_size: 1}\n")
     grid = api.load_grid(service.folder / "losses.yaml", str(service.folder / "tiny.yaml"))
-    students = {(cell.loss.name, cell.optimizer.name): cell for cell in grid.cells() if cell.epochs == 24}
-    teacher = next(cell for cell in grid.cells() if cell.epochs != 24)
+    students = {(cell.loss.name, cell.optimizer.name): cell for cell in grid.cells() if cell.epochs == EPOCHS}
+    teacher = next(cell for cell in grid.cells() if cell.epochs != EPOCHS)
     orders = [(teacher.cell_id, order) for order in OF_TEACHER]
     orders += [(students[name].cell_id, order) for name, moments in MOMENTS.items() for order in moments]
     tickets = [witness.order(order.replace(":", f":{cell_id}:", 1)) for cell_id, order in orders]
@@ -156,12 +154,13 @@ def test_drivers_and_whole_jobs_die_and_the_same_command_goes_on(
     make: Make, watch: Watch, undisturbed: Undisturbed, chance: random.Random, count: Count
 ) -> None:
     service, witness = make()
+    witness.slow(True)
     runs: list[Run] = []
     for what in chance.sample(ROUNDS, len(ROUNDS)):
         receipts, begun = service.receipts(), witness.begun()
         run = watch(service.start("run"))
         runs.append(run)
-        wanted = len(begun) + chance.randint(1, 16)
+        wanted = len(begun) + chance.randint(1, 8)
         run.wait_for(lambda wanted=wanted: len(witness.begun()) >= wanted, within=400)
         time.sleep(chance.uniform(0, 0.3))
         if what == "driver":
@@ -179,6 +178,7 @@ def test_drivers_and_whole_jobs_die_and_the_same_command_goes_on(
         assert receipts.items() <= service.receipts().items()
         # What was finished before was not begun again.
         assert not {each.cell_id for each in witness.begun()[len(begun) :]} & receipts.keys()
+    witness.slow(False)
     run = watch(service.start("run"))
     runs.append(run)
     assert run.end() == 0, run.said
@@ -190,6 +190,7 @@ def test_processes_that_train_together_die_in_turn(
     make: Make, watch: Watch, undisturbed: Undisturbed, chance: random.Random, count: Count
 ) -> None:
     service, witness = make(TOGETHER, ONE_CELL)
+    witness.slow(True)
     run = watch(service.start("run"))
     killed = 0
     for victim in hunt(run, witness, chance, run.ranks, lambda _: [*run.ranks(), *run.trials()]):

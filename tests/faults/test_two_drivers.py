@@ -115,9 +115,9 @@ def drivers(tmp_path: Path, database: Path, watch: Watch) -> Drivers:
 def test_three_drivers_train_each_cell_once_and_report_the_same(
     drivers: Drivers, undisturbed: Undisturbed, count: Count
 ) -> None:
-    drivers.gate.open(3)
+    drivers.gate.open(5)
     first, second = drivers.start("--report", "first"), drivers.start("--report", "second")
-    first.wait_for(lambda: drivers.reached(3), within=400)
+    first.wait_for(lambda: drivers.reached(5), within=400)
     # In the middle of the students' training, one who wants some of them and others.
     third = drivers.start("--report", "third", grid="other.yaml")
     third.wait_for(lambda: SHARED in third.said, within=400)
@@ -151,7 +151,8 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
         ("whole job", lambda run: run.kill_all()),
         ("SIGTERM", lambda run: run.process.send_signal(signal.SIGTERM)),
     ]
-    epoch = 3
+    # The teacher has four epochs.
+    epoch = 5
     drivers.gate.open(epoch)
     owner = drivers.start()
     for what, end in ends:
@@ -251,7 +252,7 @@ def test_jobs_of_overlapping_grids_share_their_cells(
     tmp_path: Path, database: Path, watch: Watch, undisturbed: Undisturbed, count: Count
 ) -> None:
     witness = Witness(tmp_path / "witness")
-    gate = Gate(witness.folder, 3)
+    gate = Gate(witness.folder, 5)
     shared = tmp_path / "shared"
     shared.mkdir()
     shutil.copy(database, shared / "mlflow.db")

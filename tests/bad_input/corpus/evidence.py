@@ -50,8 +50,8 @@ CASES = {
     "no grids": _header(f"{FIRST}grids: ", grids=...),
     "empty grids": _header("no grid was given", grids=[]),
     "unknown key": _header(f"{FIRST}x: ", x=1),
-    "no seeds": _header("--seeds: must be at least 1 and at most 2147483648, not 0", seeds=0),
-    "too many seeds": _header("--seeds: must be at least 1 and at most 2147483648, not 1000", seeds=10**30),
+    "no seeds": _header("--seeds: must be at least 1, not 0", seeds=0),
+    "too many seeds": _header("--seeds: must be at most 1000000000000000, not 1000", seeds=10**30),
     "grid above": _header(
         "mine: its records name a grid '../../x', which must be a plain file name", grids=["../../x"]
     ),
