@@ -1,0 +1,74 @@
+"""What other parts of the package refuse: places, addresses and limits that a run is given."""
+
+import pickle
+from pathlib import Path
+
+from front_door import Case
+
+from corpus import datasets, evidence, tables, weights
+
+GRID = {"mine.yaml": "cells: {teacher: ResNet-152, student: ResNet-50, loss: [kd, pld]}\n"}
+
+
+def _run(*flags: str, said: str) -> Case:
+    return Case(("run", "mine.yaml", *flags), said, GRID)
+
+
+def _loop(work: Path) -> None:
+    (work / "loop").symlink_to("loop")
+
+
+NO_ADDRESS = "is no address; expected HOST:PORT or http://HOST:PORT"
+CIFAR100 = ("check-data", "--profile", "cifar100", "--data-dir")
+PUBLISHED = ("run", "mine.yaml", "--profile", "one.yaml", "--data-dir", ".", "--weights-dir")
+CASES = {
+    "no processors": _run("--cpus-per-cohort", "0", said="--cpus-per-cohort: must be greater than 0, not 0"),
+    "endless processors": _run("--cpus-per-cohort", "inf", said="--cpus-per-cohort: expected a finite number"),
+    "negative share of a GPU": _run("--gpus-per-cohort", "-1", said="--gpus-per-cohort: must be at least 0, not -1"),
+    "no devices": _run("--devices-per-cohort", "0", said="--devices-per-cohort: must be at least 1, not 0"),
+    "empty cohorts": _run("--cohort-size", "0", said="--cohort-size: must be at least 1, not 0"),
+    "no epochs between checkpoints": _run("--checkpoint-every", "0", said="--checkpoint-every: must be at least 1"),
+    "nobody's address": _run("--address", "127.0.0.1:1", said="Ray at 127.0.0.1:1: cannot be reached"),
+    "nobody's client": _run("--address", "ray://127.0.0.1:1", said="Ray at ray://127.0.0.1:1: cannot be reached"),
+    "address without a number": _run("--address", "localhost:ray", said=f'--address: "localhost:ray" {NO_ADDRESS}'),
+    "address beyond all ports": _run("--address", "127.0.0.1:99999", said=f'--address: "127.0.0.1:99999" {NO_ADDRESS}'),
+    "endless address": _run("--address", "x" * 300 + ":1", said="cannot be reached"),
+    "address with a line break": _run("--address", "a\nb", said=r"Ray at a\nb: cannot be reached"),
+    "store that is a link to itself": Case(("run", "mine.yaml", "--store", "loop"), "loop: ", GRID, prepare=_loop),
+    "endless data folder": Case((*CIFAR100, "x" * 5000), "dataset cifar100: no such folder: xxx"),
+    "no CIFAR-100": Case((*CIFAR100, "."), "dataset cifar100: . does not hold CIFAR-100 whole: cifar-100-python/"),
+    "pickles of somebody's": Case(
+        (*CIFAR100, "data"),
+        "dataset cifar100: data does not hold CIFAR-100 whole: cifar-100-python/",
+        {f"data/cifar-100-python/{name}": pickle.dumps(weights.Mkdir()) for name in ("train", "test", "meta")},
+    ),
+    "index that is no JSON": datasets.imagenet(
+        "data/_info.json: not what timm writes: ", datasets.made("tar", datasets.write("_info.json", b"{"))
+    ),
+    "index of something else": datasets.imagenet(
+        "data/_info.json: not what timm writes: ", datasets.made("tar", datasets.write("_info.json", b"[1]"))
+    ),
+    "endless weights folder": Case((*PUBLISHED, "x" * 5000), "--weights-dir: no such folder: xxx", weights.FILES),
+    "weights folder of a run": Case((*PUBLISHED, "gone"), "--weights-dir: no such folder: gone", weights.FILES),
+    "pickle of a run": Case(
+        (*PUBLISHED, "weights"),
+        f"refused {weights.NAME}.pth: a pickle can run code",
+        {**weights.FILES, f"weights/{weights.NAME}.pth": pickle.dumps(weights.Mkdir())},
+    ),
+    "profile's file in a report": Case(
+        ("report", "--check", "--out", "mine"),
+        "mine: its records name a profile '../../secret.yaml', which must be a name without .yaml",
+        {"mine/records.jsonl": evidence.line(evidence.HEADER, {"profile": "../../secret.yaml"})},
+    ),
+    "word for a record's epoch": evidence.record(f"{evidence.SECOND}epoch: expected a whole number, not", epoch="x"),
+    "state of a record": evidence.record(f"{evidence.SECOND}state: unknown value", state="won"),
+    "underscore in a printed number": tables.printed(
+        "Loss,Top-1\nkd,7_1\npld,71\n", 'mine.csv:2: Top-1: "7_1" is no number'
+    ),
+    "claims about a null byte": tables.claims("mine:", '"a\\0b":', ':1: tables.a\\x00b: "a\\u0000b" is no plain name'),
+    "PostgreSQL's port": Case(
+        ("db", "upgrade", "--tracking-uri", "postgresql://127.0.0.1:abc/x"),
+        "MLflow at postgresql://127.0.0.1:abc/x: ",
+        code=3,
+    ),
+}
