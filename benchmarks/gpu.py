@@ -28,13 +28,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell, Dataset, Loss, Model, Optimizer, Recipe
 from pld_grid.store import Provenance, Receipt, Store
+from pld_grid.store.claims import Claims
+from pld_grid.store.leases import Lease
 from pld_grid.train import data, losses
-from pld_grid.train.cohort import Surroundings, _Training
 from pld_grid.train.data import Splits
 from pld_grid.train.data._split import ArraySplit
+from pld_grid.train.group import Group
 from pld_grid.train.loader import Batch, Loader
 from pld_grid.train.models import build_model, dump_weights
 from pld_grid.train.optim import build_schedule
+from pld_grid.train.surroundings import Surroundings
+from pld_grid.train.training import Training
 
 CLASSES = 1000
 ONE = "one student"
@@ -103,12 +107,16 @@ class Ours:
     def __init__(self, students: list[Cell], store: Path, machine: MachineSettings) -> None:
         self.count = len(students)
         self.reasons: list[str] = []
-        self.training = _Training(
+        kept = Store(store)
+        claims = Claims(kept, Lease(kept, "benchmark"))
+        self.training = Training(
             students,
-            Store(store),
+            kept,
             Surroundings(store=str(store), machine=machine),
+            claims,
             lambda event: self.reasons.append(event.reason),
             lambda: None,
+            Group(),
         )
 
     def __call__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a driver holds under load: memory and open files over 5,000 tiny cells in 200 queued cohorts, and 8 drivers at once.
+"""What a driver holds under load: 5,000 tiny cells in 200 queued cohorts, and 8 drivers at once.
 
 .venv/bin/python benchmarks/load.py [--cohorts 200] [--size 25] [--drivers 8]
 

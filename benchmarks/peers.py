@@ -43,8 +43,8 @@ from pld_grid.spec import Augmentation, Cell, Loss
 from pld_grid.store import Store
 from pld_grid.train import data, losses
 from pld_grid.train.cohort import train_cohort
-from pld_grid.train.surroundings import Surroundings
 from pld_grid.train.models import build_model, load_weights
+from pld_grid.train.surroundings import Surroundings
 
 GRIDS = Path(__file__).parents[1] / "grids"
 # Table 7's pair, then Table 1's.
