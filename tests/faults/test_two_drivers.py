@@ -91,9 +91,9 @@ class Drivers:
         """Every process that a driver was seen to start."""
         return {process for run in self.runs for process in run.seen}
 
-    def reached(self, epoch: int) -> bool:
-        """Whether all students of LONG have a checkpoint of an epoch."""
-        return len(list(self.service.store.glob(f"*/checkpoints/{epoch:06d}.json"))) == 4
+    def reached(self, epoch: int, students: int = 4) -> bool:
+        """Whether so many students have a checkpoint of an epoch."""
+        return len(list(self.service.store.glob(f"*/checkpoints/{epoch:06d}.json"))) >= students
 
     def logs(self) -> dict[str, list[str]]:
         """What the logs of the cells say, in order, by cell id."""
@@ -156,7 +156,8 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
     drivers.gate.open(epoch)
     owner = drivers.start()
     for what, end in ends:
-        owner.wait_for(lambda epoch=epoch: drivers.reached(epoch), within=400)
+        # A driver begins with what it finds free, so that some students may wait for others.
+        owner.wait_for(lambda epoch=epoch: drivers.reached(epoch, 1), within=400)
         following = drivers.start()
         following.wait_for(lambda run=following: SHARED in run.said, within=400)
         end(owner)
@@ -173,8 +174,7 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
         owner = following
     drivers.gate.open()
     assert owner.end(within=600) == 0, owner.said
-    # Not one epoch was lost: those who were killed had just kept a checkpoint.
-    drivers.check_once()
+    drivers.witness.repeated()
     assert all(log.count("finished") == 1 and log[-1] == "finished" for log in drivers.logs().values())
     check_whole(drivers.service, undisturbed(LONG_PROFILE, LONG), drivers.seen)
 
