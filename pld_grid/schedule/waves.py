@@ -207,22 +207,23 @@ class _Wave:
 
     def _freed(self) -> list[Cohort]:
         """Waits until other runs have left cells unfinished, which it returns, or finished all that we wait for."""
-        pause = LOOK
+        found: list[Cohort] = []
         while self.waiting:
             began = time.monotonic()
             free = [cohort for cohort in map(self._free_of, self.waiting) if cohort.cells]
             gone = self.ended.union(cell.cell_id for cohort in free for cell in cohort.cells)
             kept = (replace(c, cells=tuple(i for i in c.cells if i.cell_id not in gone)) for c in self.waiting)
             self.waiting = [cohort for cohort in kept if cohort.cells]
-            if free:
-                return free
-            # Thousands of cells are not looked at all the time.
-            pause = max(LOOK, 10 * (time.monotonic() - began))
+            found += free
+            # Who stops leaves its cohorts one after the other: until no more come, none begins.
+            if found and not free:
+                break
             if stop.requested(self.store, self.surroundings.run):
                 raise KeyboardInterrupt
             if self.waiting:
-                time.sleep(pause)
-        return []
+                # Thousands of cells are not looked at all the time.
+                time.sleep(max(LOOK, 10 * (time.monotonic() - began)))
+        return found
 
     def _free_of(self, cohort: Cohort) -> Cohort:
         """The cells of a cohort that nobody trains any more; tells of those that are finished."""

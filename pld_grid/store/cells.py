@@ -97,11 +97,14 @@ class Store(Files):
         """Writes the receipt, the last file of a cell; then checkpoints and status are no longer needed."""
         cell_id = receipt.cell.cell_id
         if receipt.weights_sha256 is not None:
-            before = self.read(cell_id, WEIGHTS)
-            if before is not None and sha256(before) != receipt.weights_sha256:
-                self.set_aside("they are not those of the receipt", cell_id, WEIGHTS)
+            staged = (cell_id, _staged(receipt.weights_sha256))
             with contextlib.suppress(FileNotFoundError):
-                self.rename((cell_id, _staged(receipt.weights_sha256)), (cell_id, WEIGHTS))
+                try:
+                    self.rename(staged, (cell_id, WEIGHTS))
+                except StoreError:
+                    # A folder, perhaps.
+                    self.set_aside("weights cannot take its place", cell_id, WEIGHTS)
+                    self.rename(staged, (cell_id, WEIGHTS))
         self.write_model(receipt, cell_id, "receipt.json")
         # The result stands: nothing about the tidying may fail it (a worker that outlived its driver may be writing).
         for name in ("status.json", "checkpoints"):
@@ -214,7 +217,8 @@ class Store(Files):
             reason = "another version of pld_grid wrote it"
             if manifest is not None:
                 reason = f"it is of cell {manifest.cell_id} after epoch {manifest.epoch}"
-            self.set_aside(reason, cell_id, "checkpoints", f"{epoch:06d}.json")
+            for name in (f"{epoch:06d}.json", f"{epoch:06d}.pt"):
+                self.set_aside(reason, cell_id, "checkpoints", name)
 
     def write_weights(self, cell_id: str, data: bytes) -> str:
         """Writes the finished model's safetensors; returns their checksum, which the receipt then names.
@@ -226,9 +230,10 @@ class Store(Files):
         return checksum
 
     def check_weights(self, cell: Cell) -> None:
-        """Sets the receipt of a finished cell aside if its weights are missing or damaged: it trains again."""
+        """Sets a finished cell's receipt and weights aside if the weights are missing or damaged: it trains again."""
         receipt = self.receipt(cell)
         if receipt is not None and not self.has_weights(receipt):
+            self.set_aside("they are not those of the receipt", cell.cell_id, WEIGHTS)
             self.set_aside("its weights are missing or damaged", cell.cell_id, "receipt.json")
 
     def has_weights(self, receipt: Receipt) -> bool:

@@ -215,7 +215,6 @@ def test_damaged_stores_are_made_good(grid: Grid, undisturbed: Undisturbed) -> N
     assert f"it is of cell {payload} after epoch 2" in grid.notes(strange)
     assert store.cell(payload) == grid.cells[payload]
     shown = grid.service.run("why", nothing, "--profile", "tiny.yaml")[0]
-    print(shown)
     for epoch in (2, 3):
         assert f"checkpoints/{epoch:06d}.json cannot be used: " in shown
         assert f"kept as damaged/{epoch:06d}.json-" in shown

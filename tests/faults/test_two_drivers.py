@@ -1,6 +1,5 @@
 """Several drivers on one store: every cell is trained exactly once, and everybody reports the same results."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole
 from conftest import Count, Undisturbed, Watch
 from early import GATED, Gate, early
-from ray_cluster import TOKEN, RayCluster, ray_cluster
 from service import Service, contents
 
 from pld_grid.store import Store, claims
@@ -91,9 +89,9 @@ class Drivers:
         """Every process that a driver was seen to start."""
         return {process for run in self.runs for process in run.seen}
 
-    def reached(self, epoch: int, students: int = 4) -> bool:
-        """Whether so many students have a checkpoint of an epoch."""
-        return len(list(self.service.store.glob(f"*/checkpoints/{epoch:06d}.json"))) >= students
+    def reached(self, epoch: int) -> bool:
+        """Whether a student has a checkpoint of an epoch."""
+        return any(self.service.store.glob(f"*/checkpoints/{epoch:06d}.json"))
 
     def logs(self) -> dict[str, list[str]]:
         """What the logs of the cells say, in order, by cell id."""
@@ -157,7 +155,7 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
     owner = drivers.start()
     for what, end in ends:
         # A driver begins with what it finds free, so that some students may wait for others.
-        owner.wait_for(lambda epoch=epoch: drivers.reached(epoch, 1), within=400)
+        owner.wait_for(lambda epoch=epoch: drivers.reached(epoch), within=400)
         following = drivers.start()
         following.wait_for(lambda run=following: SHARED in run.said, within=400)
         end(owner)
@@ -223,54 +221,3 @@ def test_who_seemed_dead_and_wakes_up_changes_nothing(
     assert all((folder / name).is_file() for folder in kept for name in ("receipt.json", "weights.safetensors"))
     assert drivers.logs()[student][-1] == "finished"
     assert drivers.service.numbers()[student] == expected[student]
-
-
-class Laptop(Service):
-    """Submits a grid to a cluster, whose results are in one place with those of others."""
-
-    def __init__(self, folder: Path, cluster: RayCluster, shared: Path, grid: str) -> None:
-        super().__init__(folder, profile=LONG_PROFILE, grid=grid)
-        self.shared = shared
-        self.environment |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": TOKEN,
-            "RAY_API_SERVER_ADDRESS": cluster.dashboard,
-            "PLD_GRID_STORE": str(self.store),
-            "MLFLOW_TRACKING_URI": self.tracking_uri,
-        }
-
-    @property
-    def store(self) -> Path:
-        return self.shared / "store"
-
-    @property
-    def tracking_uri(self) -> str:
-        return f"sqlite:///{self.shared / 'mlflow.db'}"
-
-
-def test_jobs_of_overlapping_grids_share_their_cells(
-    tmp_path: Path, database: Path, watch: Watch, undisturbed: Undisturbed, count: Count
-) -> None:
-    witness = Witness(tmp_path / "witness")
-    gate = Gate(witness.folder, 5)
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shutil.copy(database, shared / "mlflow.db")
-    changes = early(witness.folder, GATED, after=witness.folder)
-    with ray_cluster(workers=("H100", "A10G"), environment=changes) as cluster:
-        one, other = (Laptop(tmp_path / name, cluster, shared, grid) for name, grid in (("a", LONG), ("b", OTHER)))
-        jobs = [laptop.run("submit")[0].split()[0] for laptop in (one, other)]
-        assert len(set(jobs)) == 2
-        following = [watch(laptop.start("logs", "-f", job)) for laptop, job in zip((one, other), jobs, strict=True)]
-        following[0].wait_for(lambda: any(SHARED in run.said for run in following), within=400)
-        gate.open()
-        for run in following:
-            assert run.end(within=600) == 0, run.said
-            assert "Traceback" not in run.said
-    count("job beside another on the same cells")
-    begun = Counter((each.cell_id, each.epoch) for each in witness.begun())
-    assert len({cell_id for cell_id, _ in begun}) == 7
-    assert set(begun.values()) == {1}
-    expected, found = undisturbed(LONG_PROFILE, LONG), one.numbers()
-    assert {file: found.get(file) for file in expected} == expected
-    check_whole(one, found, [])

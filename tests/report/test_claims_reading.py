@@ -151,7 +151,7 @@ def test_a_mistake_gets_one_line(text: str, message: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("table02: [Variant, tau]", '"../table02": [tau]', '"../table02" must be a plain file name without its .csv'),
+        ("table02: [Variant, tau]", '"../table02": [tau]', '"../table02" is no plain name'),
         ("table02: [Variant, tau]", "table02: [Variant]", "table02.csv:3: the row Variant=PLD is there twice"),
         ("table02: [Variant, tau]", "table02: [Kind]", 'table02.csv: no column "Kind"'),
         ("table02: [Variant, tau]", "table99: [tau]", "table99.csv: the paper's table cannot be read"),

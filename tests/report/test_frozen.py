@@ -102,8 +102,8 @@ DAMAGE = {
     "NaN": (lambda lines: [lines[0], lines[1].replace("7.0", "NaN")], r":2: is no JSON: NaN is no number"),
     "a missing part": (lambda lines: [lines[0], without(lines[1], "epoch")], r':2: "epoch" is missing'),
     "an odd part": (lambda lines: [lines[0], '{"colour":1,' + lines[1][1:]], r':2: "colour" is no part of a record'),
-    "a text": (lambda lines: [lines[0], lines[1].replace("7.0", '"x"')], r":2: \S+: input should be a valid number"),
-    "an odd state": (lambda lines: [lines[0], lines[1].replace('"finished"', '"done"')], r":2: state: input should be"),
+    "a text": (lambda lines: [lines[0], lines[1].replace("7.0", '"x"')], r":2: \S+: expected a number"),
+    "an odd state": (lambda lines: [lines[0], lines[1].replace('"finished"', '"done"')], r":2: state: unknown value"),
     "a cell twice": (lambda lines: [*lines, lines[1]], r":4: cell \w+ is there twice"),
 }
 
