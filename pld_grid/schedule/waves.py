@@ -119,10 +119,12 @@ class _Wave:
 
     def _cancel(self, cohorts: Iterable[Cohort]) -> None:
         for cell_id in (cell.cell_id for cohort in cohorts for cell in cohort.cells):
-            if cell_id not in self.begun or cell_id in self.ended or self.store.receipt(cell_id) is not None:
+            if cell_id in self.ended or self.store.receipt(cell_id) is not None:
                 continue
-            # Another run may have gone on with it.
-            if claims.leave(self.store, cell_id, self.surroundings.run):
+            # The news that it began may be on its way; and another run may have gone on with it.
+            _, last = claims.newest(self.store, cell_id)
+            begun = last is not None and last.run == self.surroundings.run
+            if begun and claims.leave(self.store, cell_id, self.surroundings.run):
                 self.store.write_status(cell_id, Status(state="cancelled", reason="interrupted", time=time.time()))
 
     def _died(self, cohort: Cohort) -> None:
