@@ -62,7 +62,7 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
             options["address"] = address
         asked_to_end = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(**options)
+            _start(options)
         except Exception as error:  # a start that takes too long is a plain Exception
             raise ResourceError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
         if threading.current_thread() is threading.main_thread():
@@ -72,6 +72,19 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
             yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Connects to Ray, or starts it; once more if a busy machine takes longer than Ray waits."""
+    import ray
+
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        ray.init(**options)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from pld_grid.errors import ResourceError
 from pld_grid.events import Event, Listener
@@ -26,14 +27,21 @@ T = TypeVar("T")
 _PROGRESS = ("epoch", "finished", "diverged")
 
 
+class Death(NamedTuple):
+    """Why a trial was given up, and how often it had died; that is once where not even its process could start."""
+
+    reason: str
+    times: int
+
+
 def run_trials(
     cohorts: Sequence[Cohort],
     surroundings: Surroundings,
     listener: Listener,
     died: Callable[[Cohort], None],
     deaths: int,
-) -> list[tuple[Cohort, Any]]:
-    """Runs cohorts side by side, with a Tuner for each kind of machine; returns them with Tune's results.
+) -> list[tuple[Cohort, Death | None]]:
+    """Runs cohorts side by side, with a Tuner for each kind of machine; returns each with its death, or None.
 
     Args:
         listener: hears what they tell, from several threads.
@@ -96,10 +104,13 @@ def _run_alike(
     listener: Listener,
     died: Callable[[Cohort], None],
     deaths: int,
-) -> list[tuple[Cohort, Any]]:
+) -> list[tuple[Cohort, Death | None]]:
     """Runs cohorts of one kind of machine side by side."""
     import ray
     from ray import tune
+
+    # By place: Tune's own results are in no order that it promises.
+    dead: dict[int, Death] = {}
 
     class Ears(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -112,6 +123,11 @@ def _run_alike(
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
             died(cohorts[trial.config["cohort"]])
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+            said = Path(trial.error_file).read_text().split("\n") if trial.error_file else []
+            last = next((line for line in reversed(said) if line.strip()), "")
+            dead[trial.config["cohort"]] = Death(last, trial.run_metadata.num_failures)
 
         def __reduce__(self) -> Any:
             # Tune pickles its callbacks to resume a driver, which we never do; a listener cannot be pickled.
@@ -139,7 +155,7 @@ def _run_alike(
             ),
         )
         try:
-            results = tuner.fit()
+            tuner.fit()
         except OSError as error:
             # Tune keeps a state that we never read, beside Ray's logs.
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -148,4 +164,4 @@ def _run_alike(
                 f"Ray's temporary folder is full ({error.filename}: {error.strerror}); free some space, or name "
                 "another place (RAY_TMPDIR); the same command goes on from there"
             ) from error
-        return [(cohort, results[place]) for place, cohort in enumerate(cohorts)]
+    return [(cohort, dead.get(place)) for place, cohort in enumerate(cohorts)]

@@ -6,17 +6,17 @@ Tune is a disposable executor. What is done, who does it, and what a result is, 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from pld_grid import stop
 from pld_grid.errors import StoreError, StoreFull, WaveStopped
 from pld_grid.events import Event, Listener
 from pld_grid.plan import Cohort, Plan
 from pld_grid.schedule.breaker import Breaker
-from pld_grid.schedule.tuner import run_trials
+from pld_grid.schedule.tuner import Death, run_trials
 from pld_grid.schedule.watch import hung_workers_ended
 from pld_grid.spec import Cell
 from pld_grid.store import Receipt, Status, Store, claims, leases
@@ -57,6 +57,8 @@ class _Wave:
         self.ended: set[str] = set()
         self.held: set[str] = set()
         self.waiting: list[Cohort] = []
+        self.again: list[Cohort] = []
+        self.unstarted: Counter[str] = Counter()
         self.full = ""
         self.breaker = Breaker([])
         self.observer = leases.Observer(store)
@@ -76,7 +78,9 @@ class _Wave:
                 self._check(cohorts)
                 left = [c for c in (self._left_of(*pair, deaths) for pair in results) if c is not None]
                 # Too much memory, or one student that takes its process down: the halves will tell.
-                cohorts, deaths = [half for cohort in left for half in cohort.halves()], HALF_DEATHS
+                halves = [half for cohort in left for half in cohort.halves()]
+                cohorts, self.again = [*halves, *self.again], []
+                deaths = HALF_DEATHS if halves else deaths
                 if not cohorts:
                     cohorts, deaths = self._freed(), WORKER_DEATHS
         except KeyboardInterrupt:
@@ -174,7 +178,7 @@ class _Wave:
         )  # fmt: skip
         self.hear(event)
 
-    def _left_of(self, cohort: Cohort, result: Any, deaths: int) -> Cohort | None:
+    def _left_of(self, cohort: Cohort, death: Death | None, deaths: int) -> Cohort | None:
         """Gives every cell of a cohort whose trial has ended its end, or returns those to be tried in halves.
 
         A trial that says nothing, or died too often, is a success to Tune: only the store tells.
@@ -194,14 +198,20 @@ class _Wave:
             self.waiting.append(replace(cohort, cells=others))
         if not left:
             return None
-        if result.error is None:
+        first = left[0].cell_id
+        if death is not None and death.times <= deaths and self.unstarted[first] < WORKER_DEATHS:
+            # Tune gives up at once what dies before it has begun.
+            self.unstarted[first] += 1
+            self.again.append(replace(cohort, cells=tuple(left)))
+            return None
+        if death is None:
             reason = "its trial ended without a result"
         else:
             how = self._how(left[0])
-            said = f": {str(result.error).splitlines()[-1][:300]}" if how == "died" else ""
-            reason = f"its worker {how} {deaths + 1} times{said}"
-        if result.error is not None and len(left) > 1:
-            self.hear(Event("split", left[0].cell_id, reason=reason))
+            said = f": {death.reason[:300]}" if how == "died" and death.reason else ""
+            reason = f"its worker {how} {death.times} times{said}"
+        if death is not None and len(left) > 1:
+            self.hear(Event("split", first, reason=reason))
             return replace(cohort, cells=tuple(left))
         for cell in left:
             self._note_end("lost", cell, reason)

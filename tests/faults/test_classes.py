@@ -222,7 +222,8 @@ def test_a_wave_in_which_all_fail_alike_is_stopped_and_one_bad_student_stops_not
     assert states == {"failed": failed}
     assert failed + others == 21
     assert others >= 6
-    assert set(mlflow_states(service).values()) == {"FAILED"}
+    # Those that were about to begin had one, too.
+    assert set(mlflow_states(service).values()) <= {"FAILED", "KILLED"}
     sabotage.end()
 
     Sabotage(service, tmp_path / "one", {"pld_grid.train.student": f"NAMES = {names[2:]}\n{RAISING}"})
