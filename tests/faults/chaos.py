@@ -46,7 +46,7 @@ def watched(move):
     return call
 
 
-os.replace, os.link = watched(os.replace), watched(os.link)
+os.replace, os.link, os.rename = watched(os.replace), watched(os.link), watched(os.rename)
 
 
 class Finder(importlib.abc.MetaPathFinder):
