@@ -14,7 +14,7 @@ from cells import finish, make_cell
 from service import Service
 
 from pld_grid import api
-from pld_grid.errors import InputError, StoreError
+from pld_grid.errors import InputError
 from pld_grid.grid import Grid
 from pld_grid.plan import make_plan
 from pld_grid.store import Store

@@ -65,7 +65,9 @@ CASES = {
     "underscore in a printed number": tables.printed(
         "Loss,Top-1\nkd,7_1\npld,71\n", 'mine.csv:2: Top-1: "7_1" is no number'
     ),
-    "claims about a null byte": tables.claims("mine:", '"a\\0b":', ":1: tables: the control character \\x00 has no place in a text"),
+    "claims about a null byte": tables.claims(
+        "mine:", '"a\\0b":', ":1: tables: the control character \\x00 has no place in a text"
+    ),
     "PostgreSQL's port": Case(
         ("db", "upgrade", "--tracking-uri", "postgresql://127.0.0.1:abc/x"),
         "MLflow at postgresql://127.0.0.1:abc/x: ",
