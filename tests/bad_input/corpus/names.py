@@ -156,7 +156,6 @@ CASES = {
     "printed table above": _paper("../../x"),
     "printed table from the root": _paper("/etc/passwd"),
     "printed table of a device": _paper("NUL"),
-    "printed table with a null byte": _paper('"a\\0b"'),
     "printed table with a backslash": _paper("..\\x"),
     "nameless printed table": _paper("''"),
     "figure above": _figure("../x", "must match"),
