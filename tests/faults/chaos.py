@@ -15,7 +15,7 @@ import psutil
 from service import GRID, PROFILE, Service, all_gone, details, family
 
 # Of two optimizers and two losses, long enough to be killed many times.
-EPOCHS = 20
+EPOCHS = 14
 LONG = GRID.replace("epochs: 6", f"epochs: {EPOCHS}").replace("[ce, kd, dist, pld]", "[ce, pld]").partition("table:")[0]
 LONG_PROFILE = PROFILE.replace("epochs: 2", "epochs: 4")
 

@@ -25,7 +25,7 @@ READERS, ROUNDS_OF_READERS = 4, 8
 # Two processes train each cohort; a batch is two micro-batches.
 TOGETHER = PROFILE.replace("micro_batch_size: 180", "micro_batch_size: 90")
 TOGETHER += "machine: {cpus_per_cohort: 1, devices_per_cohort: 2}\n"
-ONE_CELL = "cells: {student: small, epochs: 12, loss: ce}"
+ONE_CELL = "cells: {student: small, epochs: 8, loss: ce}"
 WITH_LOADERS = LONG_PROFILE + "machine: {loader_workers: 1}\n"
 
 # Of the moments between two steps of a training, those that nobody hits by chance, by student: loss, optimizer, and

@@ -242,6 +242,7 @@ def test_published_weights_are_measured_and_their_normalisation_is_their_own(
         return create(name.partition(".")[0], pretrained=False, **options)
 
     monkeypatch.setattr(models.timm, "create_model", without_download)
+    monkeypatch.setattr(models, "required_weights", lambda *_: tmp_path / "nowhere.safetensors")
     published = Model(architecture="test_resnet", pretrained=Pretrained(tag="r160_in1k", mean=(0.5,), std=(0.5,)))
     cell = trainable("ce", student=published, epochs=0)
     receipt = train(tmp_path, cell)[cell.cell_id]
