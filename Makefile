@@ -4,6 +4,7 @@ BIN := .venv/bin
 GRIDS := $(sort $(wildcard grids/table*.yaml))
 PROFILE ?= digits
 SEEDS ?=
+FAULTS ?= tests/faults
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: quickstart test test-cluster test-faults lint types contracts unit follows tables bench ui format clean
@@ -53,7 +54,7 @@ test-cluster: .venv/.test
 # Kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and root for a
 # disk of its own. PLD_GRID_FAULT_SEED=N for other moments.
 test-faults: .venv/.test
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest $(FAULTS)
 
 tables: .venv/.runtime
 	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --report reports/$(PROFILE)
