@@ -156,6 +156,9 @@ CASES = {
     "printed table above": _paper("../../x"),
     "printed table from the root": _paper("/etc/passwd"),
     "printed table of a device": _paper("NUL"),
+    "printed table with a null byte": _within(
+        f'{GRID}table: {{rows: [loss], paper: "a\\0b"}}\n', ":2: table.paper: the control character \\x00"
+    ),
     "printed table with a backslash": _paper("..\\x"),
     "nameless printed table": _paper("''"),
     "figure above": _figure("../x", "must match"),
