@@ -108,7 +108,11 @@ class Service:
     def run(self, command: str, *arguments: str, code: int = 0) -> tuple[str, str]:
         """Runs to the end; (standard output, standard error). Fails unless the exit code is `code`."""
         process = self.start(command, *arguments)
-        out, err = process.communicate(timeout=300)
+        try:
+            out, err = process.communicate(timeout=300)
+        finally:
+            # With its workers, if it did not end.
+            process.terminate()
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return out, err
 

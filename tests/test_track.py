@@ -651,7 +651,9 @@ def test_one_bad_cell_does_not_hold_up_the_others(
 ):
     bad, good = make_cell(seed=1), make_cell(seed=2)
     finish(store, good)
-    Path(store.path(bad.cell_id, "receipt.json")).mkdir(parents=True)
+    link = Path(store.path(bad.cell_id, "receipt.json"))
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/etc/hostname")  # out of the store
     mirrorer = Mirrorer(tracker)  # the bad one is among what it replays
     mirrorer.start()
     mirrorer.mark(bad.cell_id)

@@ -50,7 +50,8 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
         for cell in cells:
             if cell.cell_id in gone or store.receipt(cell) is not None:
                 continue
-            if claims.holder(store, cell.cell_id) is None:
+            # Of what trained it nothing goes on, though it may have had no time to leave the cell.
+            if claims.leave(store, cell.cell_id, surroundings.run):
                 fail_cell(store, cell, 0, error, listener)
             else:
                 listener(held(store, cell))

@@ -1,13 +1,15 @@
 """The device that a cohort runs on, and how it says that its memory is full."""
 
 import errno
+import re
 
 import torch
 
 from pld_grid.machine import MachineSettings
 
-# torch, its libraries and loader processes have no common error for it.
-_FULL = ("out of memory", "allocate memory", "alloc_failed")
+# torch, its libraries and loader processes have no common error for it. The last is oneDNN's: it can get no room for a
+# kernel (what it cannot do at all is "a primitive descriptor").
+_FULL = re.compile("out of memory|allocate memory|alloc_failed|could not create a primitive$")
 
 
 def device_of(machine: MachineSettings) -> torch.device:
@@ -32,7 +34,7 @@ def out_of_memory(error: BaseException | None) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    if isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _FULL):
+    if isinstance(error, RuntimeError | OSError) and _FULL.search(str(error).lower()):
         return True
     before = error.__cause__
     # torch.save, for one, fails in its clean-up after it could get no memory.

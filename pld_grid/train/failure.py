@@ -38,8 +38,11 @@ class Failed(Exception):
         text = one_line(" ".join(said.split()), 500)
         if isinstance(error, StoreFull):
             return _FailedForRoom(text)
-        kind = _FailedForMemory if out_of_memory(error) else Failed
-        return kind(f"{type(error).__name__}: {text}{place}")
+        said = f"{type(error).__name__}: {text}{place}"
+        if not out_of_memory(error):
+            return Failed(said)
+        # Not all that lack it say so.
+        return _FailedForMemory(said if "memory" in said.lower() else f"out of memory: {said}")
 
 
 class _FailedForMemory(Failed, MemoryError):
