@@ -243,6 +243,8 @@ def run(
             stack.enter_context(stoppable(store, told.run, grace, console))
             resources = stack.enter_context(schedule.cluster(address))
             schedule.check_resources(needed, resources)
+            if address is not None:
+                schedule.check_workers()
             rooms = _rooms(machines, needed, store, resources, address)
             current = make_plan(grids, everything.finished, rooms)
             if address is not None:

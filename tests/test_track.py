@@ -737,9 +737,9 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     embedded = default_tracking_uri(tmp_path)
     assert embedded == f"sqlite:///{tmp_path}/mlflow.db"
-    command = ui_command(embedded, port=5123)
-    assert command[1:6] == ["-m", "mlflow", "ui", "--backend-store-uri", embedded]
-    assert command[6:10] == ["--host", "127.0.0.1", "--port", "5123"]
+    command, environment = ui_command(embedded, port=5123)
+    assert command[1:8] == ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "5123"]
+    assert environment == {"MLFLOW_BACKEND_STORE_URI": embedded}
     assert ui_address(embedded, port=5123) == "http://127.0.0.1:5123"
     assert ui_address("https://ada:s3cret@mlflow.example.org/") == "https://mlflow.example.org"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")

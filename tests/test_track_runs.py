@@ -11,6 +11,8 @@ from pld_grid.track import EXPERIMENT, Tracker, records, runs
 from pld_grid.track.runs import brief, stream, survey
 from pld_grid.track.server import connect
 
+DELETED = 2  # of MLflow's ViewType
+
 
 @pytest.fixture
 def mirrored(tmp_path: Path) -> tuple[Store, str]:
@@ -55,3 +57,7 @@ def test_records_do_not_depend_on_the_way(layout: str, mirrored: tuple[Store, st
     assert tracker.sync_all() == 1
     assert records(uri)[doubled].run_id == from_store(store, [doubled])[doubled].run_id
     assert tracker.outdated() == []
+    # Nowhere is it called running.
+    client = connect(uri)
+    deleted = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], run_view_type=DELETED)
+    assert [run.info.status for run in deleted if run.info.start_time == 1] == ["KILLED"]

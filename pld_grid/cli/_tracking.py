@@ -1,5 +1,6 @@
 """`pld-grid sync` and `ui`: the MLflow that mirrors the store."""
 
+import os
 import subprocess
 from typing import Annotated
 
@@ -25,10 +26,11 @@ def ui(
     from pld_grid import track
 
     uri = workspace_of(None, tracking_uri).tracking_uri
-    command = track.ui_command(uri, port)
-    if command is None:
+    found = track.ui_command(uri, port)
+    if found is None:
         console.output.print(f"MLflow's UI is at {track.public_uri(uri)}", soft_wrap=True)
         return
     track.prepare_database(uri)
     console.output.print(f"MLflow's UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    raise typer.Exit(subprocess.run(command).returncode)
+    command, environment = found
+    raise typer.Exit(subprocess.run(command, env=os.environ | environment).returncode)

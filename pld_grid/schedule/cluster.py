@@ -1,5 +1,6 @@
 """A connection to Ray, and what the cluster behind it has room for."""
 
+import importlib
 import logging
 import os
 import secrets
@@ -13,11 +14,16 @@ from typing import Any
 
 from pld_grid.errors import ResourceError, listing, nearest
 from pld_grid.machine import MachineSettings
+from pld_grid.reading import one_line
 from pld_grid.schedule.address import check_reachable
 
 _PORT, _CLIENT_PORT = 6379, 10001
 # Ray's resource of a node that has such devices.
 _KIND = "accelerator_type:"
+# What a worker imports.
+_TRIAL = "pld_grid.schedule.trial"
+# Seconds for a process to start and import torch.
+_IMPORTED = 120.0
 
 # Read by Ray when it is imported or started, hence set here and not at the call.
 _ENVIRONMENT = {
@@ -190,6 +196,40 @@ def check_resources(machines: Iterable[MachineSettings], available: dict[str, fl
         flags = "--cpus-per-cohort and --gpus-per-cohort change it" if gpus else "--cpus-per-cohort changes it"
         where = f"the largest of {len(fitting)} nodes" if len(fitting) > 1 else "the cluster"
         raise ResourceError(f"a cohort asks for {need}{kind}, {where} has {has} ({flags})")
+
+
+def check_workers() -> None:
+    """Raises ResourceError if a node that cohorts may run on cannot import what they run.
+
+    Trials there would die before they can say why. A node that does not answer in time may still be starting.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Not a function of ours, which could not arrive there.
+    load = ray.remote(importlib.import_module)
+    answers = {}
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["Resources"].get("CPU"):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            answer = load.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(_TRIAL)
+            answers[answer] = node["NodeName"]
+    done, _ = ray.wait(list(answers), num_returns=len(answers), timeout=_IMPORTED) if answers else ([], [])
+    for answer in done:
+        try:
+            ray.get(answer)
+        except RayTaskError as error:
+            cause = error.cause
+            raise ResourceError(
+                one_line(
+                    f"Ray's node {answers[answer]} cannot import {_TRIAL} ({type(cause).__name__}: {cause}); "
+                    "every node needs pld_grid in the environment that Ray was started from"
+                )
+            ) from None
+        except RayError:
+            # Gone meanwhile.
+            continue
 
 
 def slots(machine: MachineSettings, available: dict[str, float]) -> int:

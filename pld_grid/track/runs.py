@@ -197,7 +197,7 @@ def active(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def find(client: "MlflowClient", experiment_id: str, tag: str, value: str) -> "Run | None":
-    """The run with a tag. Of several, the one that counts: the others are deleted, unless they have metrics.
+    """The run with a tag. Of several, the one that counts: the others are ended, and deleted unless they have metrics.
 
     Several are made by drivers that do not know of each other, and by a request whose answer is lost or late: it is
     made again. MLflow has no unique tags, but all agree on which run stays.
@@ -206,8 +206,11 @@ def find(client: "MlflowClient", experiment_id: str, tag: str, value: str) -> "R
 
     runs = sorted(stream(client, experiment_id, f"tags.`{tag}` = '{value}'"), key=lambda run: brief(run).precedence)
     for run in runs[1:]:
-        if LOGGED not in run.data.tags:
-            with suppress(MlflowException):  # somebody else has deleted it, or the next look at all runs finds it
+        with suppress(MlflowException):  # somebody else has deleted it, or the next look at all runs finds it
+            if run.info.status == "RUNNING":
+                # As which it would be shown among the deleted ones, too.
+                client.set_terminated(run.info.run_id, status="KILLED")
+            if LOGGED not in run.data.tags:
                 client.delete_run(run.info.run_id)
     return runs[0] if runs else None
 
@@ -237,9 +240,13 @@ def index(runs: Iterable[Brief]) -> dict[str, Brief]:
 
 
 def doubled(runs: Iterable[Brief], chosen: Mapping[str, Brief]) -> frozenset[str]:
-    """Cells and submissions, by id, that have a run too many, which `find` deletes."""
+    """Cells and submissions, by id, that have a run too many, which `find` ends or deletes."""
     keys = ((run.tags.get(CELL_ID) or run.tags.get(SUBMISSION_ID) or "", run) for run in runs)
-    return frozenset(key for key, run in keys if key in chosen and run is not chosen[key] and LOGGED not in run.tags)
+    return frozenset(
+        key
+        for key, run in keys
+        if key in chosen and run is not chosen[key] and (LOGGED not in run.tags or run.status == "RUNNING")
+    )
 
 
 def upload(tracking_uri: str, artifact_uri: str, files: Mapping[str, bytes], into: str | None = None) -> None:

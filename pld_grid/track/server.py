@@ -163,9 +163,12 @@ def ui_address(tracking_uri: str, port: int = 5000) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def ui_command(tracking_uri: str, port: int = 5000) -> list[str] | None:
-    """The command that serves MLflow's UI on this machine; None if a server does already (open its URI)."""
+def ui_command(tracking_uri: str, port: int = 5000) -> tuple[list[str], dict[str, str]] | None:
+    """The command that serves MLflow's UI on this machine, and what its environment needs besides.
+
+    None if a server does already (open its URI). Nobody sees the URI, which may have a password, among the processes.
+    """
     if urlsplit(tracking_uri).scheme in ("http", "https"):
         return None
-    where = ["--backend-store-uri", tracking_uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "ui", *where]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return command, {"MLFLOW_BACKEND_STORE_URI": tracking_uri}

@@ -255,6 +255,9 @@ class Tracker:
         )
         if self.store.mirror(cell_id) != mirror:
             self.store.write_mirror(cell_id, mirror)
+        if state == "unfinished" and not self.store.local and self.store.receipt(cell_id) is not None:
+            # Nobody was kept away who has shown meanwhile how it ended.
+            self._sync_cell(cell_id)
 
     def _sync_submission(self, known: Submission) -> None:
         # Its driver may have ended it, and told MLflow, since we read it.

@@ -1,5 +1,6 @@
 """Grids as jobs on a Ray cluster of several nodes that wants a token; everything is real and on loopback."""
 
+import dataclasses
 import itertools
 import re
 import shutil
@@ -190,6 +191,21 @@ def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
     undisturbed = Service(tmp_path / "local", grid=LONG, database=database)
     undisturbed.run("run")
     assert laptop.table() == undisturbed.tables()["losses.csv"]
+
+
+def test_a_node_without_the_package_is_one_line(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pld_grid'] = None\n")
+    bare = dataclasses.replace(cluster, environment=cluster.environment | {"PYTHONPATH": str(tmp_path)})
+    bare.start("bare", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+    laptop = Submitter(tmp_path / "laptop", cluster, database)
+    try:
+        out, err = laptop.run("run", "--address", f"127.0.0.1:{cluster.port}", code=2)
+    finally:
+        cluster.kill("bare")
+    assert out == ""
+    assert err.startswith("error: Ray's node bare cannot import pld_grid.schedule.trial (ModuleNotFoundError: ")
+    assert err.count("\n") == 1
+    assert laptop.states() == []
 
 
 def test_a_node_that_dies_costs_one_checkpoint_interval(tmp_path: Path, cluster: RayCluster, database: Path) -> None:

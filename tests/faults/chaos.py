@@ -1,6 +1,5 @@
 """Processes that are killed, at random moments and at chosen ones, and what must hold afterwards."""
 
-import os
 import random
 import sqlite3
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from early import early
 from service import GRID, PROFILE, Service, all_gone, details, family
 
 # Of two optimizers and two losses, long enough to be killed many times.
@@ -22,9 +22,7 @@ LONG_PROFILE = PROFILE.replace("epochs: 2", "epochs: 4")
 # Runs in every process before all else. It notes each epoch that is begun, and kills its process where a ticket says
 # so: "before:PATTERN" or "after:PATTERN" of the path that a whole file is about to get, with ":" for "/".
 _WITNESS = """
-import fnmatch, importlib.abc, importlib.util, os, signal, sys, time
-
-HERE = os.path.dirname(__file__)
+import fnmatch, signal, time
 
 
 def strike(when, path):
@@ -49,36 +47,24 @@ def watched(move):
 os.replace, os.link, os.rename = watched(os.replace), watched(os.link), watched(os.rename)
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "pld_grid.train.student":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
+def witnessed(module):
+    begin, step = module.Student.begin_epoch, module.Student.train_step
 
-        def exec_module(module):
-            load(module)
-            begin, step = module.Student.begin_epoch, module.Student.train_step
+    def begin_epoch(student):
+        line = f"{os.getpid()} {student.group.rank} {student.cell.cell_id} {student.next_epoch}\\n"
+        with open(f"{HERE}/begun", "a") as diary:
+            diary.write(line)
+        return begin(student)
 
-            def begin_epoch(student):
-                line = f"{os.getpid()} {student.group.rank} {student.cell.cell_id} {student.next_epoch}\\n"
-                with open(f"{HERE}/begun", "a") as diary:
-                    diary.write(line)
-                return begin(student)
+    def train_step(student, *arguments):
+        if os.path.exists(f"{HERE}/slow"):
+            time.sleep(0.05)
+        return step(student, *arguments)
 
-            def train_step(student, *arguments):
-                if os.path.exists(f"{HERE}/slow"):
-                    time.sleep(0.05)
-                return step(student, *arguments)
-
-            module.Student.begin_epoch, module.Student.train_step = begin_epoch, train_step
-
-        spec.loader.exec_module = exec_module
-        return spec
+    module.Student.begin_epoch, module.Student.train_step = begin_epoch, train_step
 
 
-sys.meta_path.insert(0, Finder())
+after_import("pld_grid.train.student", witnessed)
 """
 
 
@@ -102,13 +88,9 @@ class Witness:
         self.folder = folder
         self.tickets = folder / "tickets"
         self.tickets.mkdir(parents=True)
-        (folder / "sitecustomize.py").write_text(_WITNESS)
         (folder / "begun").touch()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a process's environment needs."""
-        return {"PYTHONPATH": os.pathsep.join(filter(None, (str(self.folder), os.environ.get("PYTHONPATH"))))}
+        # What a process's environment needs.
+        self.environment = early(folder, _WITNESS)
 
     def begun(self) -> list[Begun]:
         """All epochs that were begun, in their order."""

@@ -44,18 +44,8 @@ class Count:
         """Notes some killed processes, by what they were."""
         self.kills[victim] += number
 
-    def __iadd__(self, other: "Count") -> "Count":
-        self.kills += other.kills
-        self.faults += other.faults
-        return self
 
-
-_survived = pytest.StashKey[Count]()
 _injected = pytest.StashKey[Count]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_survived] = Count()
 
 
 def _seed() -> int:
@@ -71,15 +61,18 @@ def pytest_report_header() -> str:
 def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
     report = yield
     if report.when == "call" and report.passed:
-        item.config.stash[_survived] += item.stash.get(_injected, Count())
+        # Reports, not what is in memory, come from the processes that tests may be spread over.
+        counted = item.stash.get(_injected, Count())
+        report.user_properties += [("kills", dict(counted.kills)), ("faults", dict(counted.faults))]
     elif report.failed:
         report.sections.append(("faults", f"{SEED}={_seed()} repeats them"))
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    counted = config.stash[_survived]
-    for title, kinds in (("kills survived", counted.kills), ("other faults survived", counted.faults)):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = [dict(report.user_properties) for report in terminalreporter.getreports("passed") if report.when == "call"]
+    for title, name in (("kills survived", "kills"), ("other faults survived", "faults")):
+        kinds = sum((Counter(counted.get(name, {})) for counted in passed), Counter[str]())
         if kinds:
             listed = ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
             terminalreporter.write_line(f"{title}: {kinds.total()} ({listed})")

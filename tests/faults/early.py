@@ -56,8 +56,8 @@ after_import("pld_grid.train.student", gated)
 def early(folder: Path, *changes: str, after: Path | None = None) -> dict[str, str]:
     """Writes a `sitecustomize` of these changes, after those in the folder `after`; the environment that brings it."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = (after / "sitecustomize.py").read_text() if after is not None else ""
-    (folder / "sitecustomize.py").write_text("\n".join([_AFTER_IMPORT, before, *changes]))
+    before = (after / "sitecustomize.py").read_text() if after is not None else _AFTER_IMPORT
+    (folder / "sitecustomize.py").write_text("\n".join([before, *changes]))
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 
 
