@@ -17,8 +17,8 @@ class Sabotage:
 
     def __init__(self, service: Service, folder: Path, after: Mapping[str, str]) -> None:
         self.service, self.folder = service, folder
-        told = {name: f"SABOTAGE = {str(folder)!r}\n{code}" for name, code in after.items()}
-        changes = (f"after_import({name!r}, lambda module: exec({code!r}, vars(module)))" for name, code in told.items())
+        place = f"SABOTAGE = {str(folder)!r}\n"
+        changes = (f"after_import({name!r}, lambda m: exec({place + code!r}, vars(m)))" for name, code in after.items())
         service.environment |= early(folder, *changes)
 
     def end(self) -> None:
