@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from pld_grid.errors import StoreError
 from pld_grid.store import KEPT_CHECKPOINTS, Manifest, Mirror, Status, Store, sha256
+from pld_grid.store.claims import Claims
+from pld_grid.store.leases import Lease
 
 CELL, OTHER = make_distilled(), make_cell(seed=1)
 
@@ -317,6 +319,25 @@ def test_a_folder_in_a_files_place_is_a_damaged_file(tmp_path: Path) -> None:
     receipt = finish(store, CELL)
     assert store.receipt(CELL) == receipt
     assert [path.name for path in (tmp_path / CELL.cell_id / "damaged").glob("receipt.json-*/*")] == ["in it"]
+
+
+@pytest.mark.parametrize("folder", ["claims", "checkpoints", "history"])
+def test_a_file_in_a_folders_place_is_damaged(tmp_path: Path, folder: str) -> None:
+    store = Store(tmp_path)
+    store.write_cell(CELL)
+    store.write(b"not a folder", CELL.cell_id, folder)
+    claims = Claims(store, Lease(store, "mine"))
+    assert claims.take(CELL)
+    assert store.load_checkpoint(CELL) is None
+    store.names(CELL.cell_id, folder)
+    (note,) = store.history(CELL.cell_id)
+    assert note.text.startswith(f"{folder} cannot be used: it is a file, not a folder; kept as damaged/{folder}-")
+    assert damaged(store, CELL.cell_id) == [b"not a folder"]
+    begin(store, CELL, 2)
+    assert store.load_checkpoint(CELL) is not None
+    receipt = make_receipt(CELL, weights_sha256=store.write_weights(CELL.cell_id, b"weights"))
+    claims.finish(receipt)
+    assert store.receipt(CELL) == receipt
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "gs+x://y"])

@@ -130,7 +130,7 @@ class Files:
         return "free some space"
 
     def names(self, *parts: str) -> list[str]:
-        """The names in a folder of the store; none if there is no such folder."""
+        """The names in a folder of the store; none if there is no such folder. A file in its place is set aside."""
         path = self.path(*parts)
         try:
             # Object stores remember listings, which others may have made old.
@@ -141,7 +141,12 @@ class Files:
         except OSError as error:
             raise self._error("cannot list", parts, error) from error
         if [name.rstrip("/") for name in names] == [path.rstrip("/")]:
-            raise StoreError(one_line(f"store {self.uri}: {'/'.join(parts) or 'it'} is a file, not a folder"))
+            if not parts:
+                raise StoreError(f"store {self.uri}: it is a file, not a folder")
+            # Whoever may only read does without it all the same.
+            with contextlib.suppress(StoreError):
+                self.set_aside("it is a file, not a folder", *parts)
+            return []
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
 
     def check_writable(self) -> None:
