@@ -17,6 +17,8 @@ from service import GRID, PROFILE, Service, all_gone, details, family
 # Of two optimizers and two losses, long enough to be killed many times.
 EPOCHS = 14
 LONG = GRID.replace("epochs: 6", f"epochs: {EPOCHS}").replace("[ce, kd, dist, pld]", "[ce, pld]").partition("table:")[0]
+# Two of LONG's students, and two that LONG has not got.
+OTHER = LONG.replace("[ce, pld]", "[pld, kd]")
 LONG_PROFILE = PROFILE.replace("epochs: 2", "epochs: 4")
 
 # Runs in every process before all else. It notes each epoch that is begun, and kills its process where a ticket says

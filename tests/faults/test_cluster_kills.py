@@ -1,16 +1,17 @@
-"""`kill -9` of nodes, of a node's raylet and of a job's driver on a real Ray cluster, while one grid is trained."""
+"""A real Ray cluster: `kill -9` of nodes, a raylet and a job's driver while one grid is trained; and jobs at once."""
 
 import json
 import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole, kill, kind
+from chaos import LONG, LONG_PROFILE, OTHER, Run, Witness, check_whole, kill, kind
 from conftest import Count, Undisturbed, Watch
 from ray_cluster import TOKEN, RayCluster, ray_cluster
 from service import Service
@@ -25,8 +26,9 @@ print(json.dumps({"all": ray.cluster_resources().get("CPU", 0), "free": ray.avai
 class Laptop(Service):
     """Submits to a cluster; results are in a place that all nodes reach."""
 
-    def __init__(self, folder: Path, cluster: RayCluster, database: Path) -> None:
-        super().__init__(folder, profile=LONG_PROFILE, grid=LONG)
+    def __init__(self, folder: Path, cluster: RayCluster, shared: Path, grid: str = LONG) -> None:
+        super().__init__(folder, profile=LONG_PROFILE, grid=grid)
+        self.shared = shared
         self.environment |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
@@ -34,15 +36,22 @@ class Laptop(Service):
             "PLD_GRID_STORE": str(self.store),
             "MLFLOW_TRACKING_URI": self.tracking_uri,
         }
-        shutil.copy(database, folder / "shared.db")
 
     @property
     def store(self) -> Path:
-        return self.folder / "shared"
+        return self.shared / "store"
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.folder / 'shared.db'}"
+        return f"sqlite:///{self.shared / 'mlflow.db'}"
+
+
+@pytest.fixture
+def shared(tmp_path: Path, database: Path) -> Path:
+    """A place that all nodes and laptops reach."""
+    (tmp_path / "shared").mkdir()
+    shutil.copy(database, tmp_path / "shared" / "mlflow.db")
+    return tmp_path / "shared"
 
 
 @pytest.fixture
@@ -79,10 +88,10 @@ def _resources(cluster: RayCluster) -> dict[str, float]:
 
 
 def test_a_grid_outlives_nodes_and_drivers(
-    tmp_path: Path, database: Path, cluster: RayCluster, witness: Witness, watch: Watch,
+    tmp_path: Path, shared: Path, cluster: RayCluster, witness: Witness, watch: Watch,
     undisturbed: Undisturbed, chance: random.Random, count: Count,
 ) -> None:  # fmt: skip
-    laptop = Laptop(tmp_path / "laptop", cluster, database)
+    laptop = Laptop(tmp_path / "laptop", cluster, shared)
     seen: set[psutil.Process] = set()
 
     def submitted(number: int) -> Run:
@@ -127,3 +136,25 @@ def test_a_grid_outlives_nodes_and_drivers(
     assert _resources(cluster) == {"all": 2, "free": 2}
     trained = [process for process in seen if kind(process) != "other" or "pld_grid run" in _command(process)]
     check_whole(laptop, undisturbed(LONG_PROFILE, LONG), trained)
+
+
+def test_jobs_of_overlapping_grids_train_each_cell_once(
+    tmp_path: Path, shared: Path, cluster: RayCluster, witness: Witness, watch: Watch,
+    undisturbed: Undisturbed, count: Count,
+) -> None:  # fmt: skip
+    witness.slow(True)
+    laptops = [Laptop(tmp_path / name, cluster, shared, grid) for name, grid in (("one", LONG), ("other", OTHER))]
+    jobs = [laptop.run("submit")[0].split()[0] for laptop in laptops]
+    assert len(set(jobs)) == 2
+    following = [watch(laptop.start("logs", "-f", job)) for laptop, job in zip(laptops, jobs, strict=True)]
+    for run in following:
+        assert run.end(within=600) == 0, run.said
+        assert "0 failed" in run.said
+        assert "Traceback" not in run.said
+    count("job beside another on the same cells")
+    begun = Counter((each.cell_id, each.epoch) for each in witness.begun())
+    assert len({cell_id for cell_id, _ in begun}) == 7
+    assert set(begun.values()) == {1}
+    expected, found = undisturbed(LONG_PROFILE, LONG), laptops[0].numbers()
+    assert {file: found.get(file) for file in expected} == expected
+    check_whole(laptops[0], found, [])

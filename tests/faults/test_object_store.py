@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from bucket_store import FOLDER, REGISTERED, register
-from chaos import LONG, LONG_PROFILE, Run, Witness
+from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole
 from conftest import Count, Undisturbed, Watch
 from early import early
 from service import Service
+
+from pld_grid.store import Store, claims
 
 
 class Remote(Service):
@@ -40,8 +42,11 @@ def service(tmp_path: Path, database: Path, witness: Witness, monkeypatch: pytes
 def test_on_an_object_store_drivers_share_and_die_and_nothing_is_lost(
     service: Remote, witness: Witness, undisturbed: Undisturbed, watch: Watch, chance: random.Random, count: Count
 ) -> None:
+    runs: list[Run] = []
+
     def start(*arguments: str) -> Run:
-        return watch(service.start("run", *arguments))
+        runs.append(watch(service.start("run", *arguments)))
+        return runs[-1]
 
     for drivers in (2, 1):
         receipts, begun = service.receipts(), len(witness.begun())
@@ -57,6 +62,23 @@ def test_on_an_object_store_drivers_share_and_die_and_nothing_is_lost(
     for run in (last, beside):
         assert run.end(within=600) == 0, run.said
         assert "Traceback" not in run.said
-    expected = undisturbed(LONG_PROFILE, LONG)
-    assert service.numbers() == expected
-    assert service.numbers("mlflow") == expected
+    seen = {process for run in runs for process in run.seen}
+    check_whole(service, undisturbed(LONG_PROFILE, LONG), seen)
+    store = Store(service.store)
+    logs = {cell_id: [entry.kind for entry in claims.entries(store, cell_id)] for cell_id in store.cell_ids()}
+    assert all(log.count("finished") == 1 and log[-1] == "finished" for log in logs.values()), logs
+
+    # A result is moved away object by object: whoever is killed on the way leaves it whole in one of the places.
+    cell_id = chance.choice(sorted(logs))
+    before = service.receipts()[cell_id]
+    run = start("--only", cell_id, "--again")
+    aside = f"{cell_id}.replaced-"
+    run.wait_for(lambda: any(aside in path.name for path in Path(service.environment[FOLDER]).iterdir()), within=400)
+    time.sleep(chance.uniform(0, 0.2))
+    run.kill_all()
+    count.kill("driver that sets a result aside")
+    places = [name for name in store.names() if name.startswith(cell_id)]
+    assert before in [store.read_model(type(before), place, "receipt.json") for place in places]
+    again = start("--only", cell_id, "--again")
+    assert again.end(within=600) == 0, again.said
+    assert service.numbers()[cell_id] == undisturbed(LONG_PROFILE, LONG)[cell_id]

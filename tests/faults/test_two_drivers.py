@@ -9,15 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole
+from chaos import LONG, LONG_PROFILE, OTHER, Run, Witness, check_whole
 from conftest import Count, Undisturbed, Watch
 from early import GATED, Gate, early
 from service import Service, contents
 
 from pld_grid.store import Store, claims
 
-# Two of LONG's students, and two that LONG has not got.
-OTHER = LONG.replace("[ce, pld]", "[pld, kd]")
 SHARED = "its results will be shared"
 
 # The process that is about to put the first weights in their place stops there; and its weights are not quite those
