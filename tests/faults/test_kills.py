@@ -153,7 +153,7 @@ ROUNDS = ["driver", "driver", "whole job", "whole job", "SIGTERM", "SIGINT"]
 def test_drivers_and_whole_jobs_die_and_the_same_command_goes_on(
     make: Make, watch: Watch, undisturbed: Undisturbed, chance: random.Random, count: Count
 ) -> None:
-    service, witness = make()
+    service, witness = make(LONG_PROFILE + "machine: {checkpoint_every: 2}\n")
     witness.slow(True)
     runs: list[Run] = []
     for what in chance.sample(ROUNDS, len(ROUNDS)):
@@ -182,7 +182,7 @@ def test_drivers_and_whole_jobs_die_and_the_same_command_goes_on(
     run = watch(service.start("run"))
     runs.append(run)
     assert run.end() == 0, run.said
-    witness.repeated()
+    witness.repeated(interval=2)
     check_whole(service, undisturbed(LONG_PROFILE, LONG), {process for run in runs for process in run.seen})
 
 
