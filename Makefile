@@ -5,7 +5,10 @@ GRIDS := $(sort $(wildcard grids/table*.yaml))
 PROFILE ?= digits
 SEEDS ?=
 FAULTS ?= tests/faults
+# Files of tests that run at a time: most wait for processes that they have started.
+AT_A_TIME ?= 2
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
+PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-cluster test-faults lint types contracts unit follows tables bench ui format clean
 
@@ -45,16 +48,16 @@ follows: .venv/.runtime
 	$(BIN)/pld-grid report --check --out reports/digits
 
 unit: .venv/.test
-	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/faults --ignore tests/docker/test_container_commands.py
+	$(PYTEST) --ignore tests/cluster --ignore tests/faults --ignore tests/docker/test_container_commands.py
 
 # Needs PostgreSQL's programs (Debian: apt-get install postgresql); brings up everything else on loopback.
 test-cluster: .venv/.test
-	$(BIN)/python -m pytest tests/cluster tests/docker/test_container_commands.py
+	$(PYTEST) tests/cluster tests/docker/test_container_commands.py
 
 # Kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and root for a
 # disk of its own. PLD_GRID_FAULT_SEED=N for other moments.
 test-faults: .venv/.test
-	$(BIN)/python -m pytest $(FAULTS)
+	$(PYTEST) $(FAULTS)
 
 tables: .venv/.runtime
 	$(BIN)/pld-grid run $(GRIDS) --profile $(PROFILE) $(SEED_FLAG) --report reports/$(PROFILE)
