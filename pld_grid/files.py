@@ -58,8 +58,14 @@ def create_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with path.open("xb") as file:
-            file.write(data)
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            raise
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -53,6 +53,17 @@ def test_not_while_another_still_runs_or_after_one_got_on() -> None:
     assert found.error == ""
 
 
+def test_what_gets_on_when_it_has_tripped_changes_nothing() -> None:
+    found = breaker()
+    tell(found, "started", CELLS[: ALIKE + 1])
+    tell(found, "failed", CELLS[:ALIKE], "ValueError: no")
+    tell(found, "started", CELLS[-1:])
+    tell(found, "failed", CELLS[ALIKE : ALIKE + 1], "ValueError: no")
+    assert found.error == "ValueError: no"
+    tell(found, "epoch", CELLS[-1:])
+    assert found.error == "ValueError: no"
+
+
 def test_not_of_one_student_among_others() -> None:
     one = [cell for cell in CELLS if cell.student.architecture == "net0"]
     found = breaker()

@@ -24,6 +24,7 @@ class Breaker:
         self._awaited: set[str] | None = None
         self._failed: dict[str, str] = {}
         self._sound = len(cells) <= ALIKE
+        self._error = ""
         self._lock = threading.Lock()
 
     def hear(self, event: Event) -> None:
@@ -38,19 +39,23 @@ class Breaker:
                     self._awaited = self._running.copy()
             elif event.kind in ("epoch", "finished", "diverged"):
                 self._sound = True
+            self._error = self._error or self._judged()
 
     @property
     def error(self) -> str:
-        """The one error; empty as long as the wave goes on."""
+        """The one error; empty as long as the wave goes on. What is running when it trips changes nothing more."""
         with self._lock:
-            if self._sound or self._awaited is None or self._awaited - self._failed.keys():
-                return ""
-            reasons = set(self._failed.values())
-            students = {self._students.get(cell_id, "") for cell_id in self._failed}
-            return reasons.pop() if len(reasons) == 1 and len(students) >= self._needed else ""
+            return self._error
 
     @property
     def failed(self) -> int:
         """How many cells failed."""
         with self._lock:
             return len(self._failed)
+
+    def _judged(self) -> str:
+        if self._sound or self._awaited is None or self._awaited - self._failed.keys():
+            return ""
+        reasons = set(self._failed.values())
+        students = {self._students.get(cell_id, "") for cell_id in self._failed}
+        return reasons.pop() if len(reasons) == 1 and len(students) >= self._needed else ""

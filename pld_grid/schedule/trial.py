@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from pld_grid.errors import StoreFull
+from pld_grid.errors import StoreError, StoreFull
 from pld_grid.events import Event
 from pld_grid.schedule.devices import WorkerDied, train_on_devices
 from pld_grid.spec import Cell
 from pld_grid.store import Store, claims
 from pld_grid.train.cohort import train_cohort
-from pld_grid.train.failure import fail_cell, loader_died
+from pld_grid.train.failure import Failed, fail_cell, loader_died
 from pld_grid.train.surroundings import Surroundings
 from pld_grid.train.training import held
 
@@ -48,11 +48,19 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
             raise
         store = Store(surroundings.store)
         for cell in cells:
-            if cell.cell_id in gone or store.receipt(cell) is not None:
+            if cell.cell_id in gone:
                 continue
-            # Of what trained it nothing goes on, though it may have had no time to leave the cell.
-            if claims.leave(store, cell.cell_id, surroundings.run):
-                fail_cell(store, cell, 0, error, listener)
-            else:
-                listener(held(store, cell))
+            try:
+                if store.receipt(cell) is not None:
+                    continue
+                # Of what trained it nothing goes on, though it may have had no time to leave the cell.
+                if claims.leave(store, cell.cell_id, surroundings.run, surroundings.lapsed):
+                    fail_cell(store, cell, 0, error, listener)
+                else:
+                    listener(held(store, cell))
+            except StoreFull as full:
+                listener(Event("full", cell.cell_id, reason=str(full)))
+            except StoreError:
+                # Perhaps that was the error: then nobody but the driver can be told.
+                listener(Event("failed", cell.cell_id, reason=str(Failed.of(error))))
     send()

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from pld_grid.errors import StoreError
 from pld_grid.store import Store, leases
@@ -47,16 +48,27 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
             leases.forget(store)
 
 
+def end_worker(beat: leases.Beat) -> bool:
+    """Kills a worker of Ray's; False if it is not on this machine.
+
+    Nothing else: a beat is a file, and whoever may write into the store can have it name any process.
+    """
+    with suppress(OSError):
+        if not Path(f"/proc/{beat.pid}/cmdline").read_bytes().startswith(b"ray::"):
+            return leases.here(beat)
+    return leases.end(beat)
+
+
 def _end(beat: leases.Beat) -> None:
-    """Ends a process, wherever it is."""
-    if leases.end(beat) or not beat.node:
+    """Ends a worker, wherever it is."""
+    if end_worker(beat) or not beat.node:
         return
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
-    task = ray.remote(leases.end).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    task = ray.remote(end_worker).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     # A node that is gone has no processes.
     with suppress(RayError, ValueError):
         ray.get(task.remote(beat), timeout=60)

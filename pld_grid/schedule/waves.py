@@ -29,6 +29,8 @@ WORKER_DEATHS = 3
 HALF_DEATHS = 1
 # Seconds between two looks at what other runs train.
 LOOK = 1.0
+# Seconds for which the store may be out of reach meanwhile.
+PATIENCE = 600.0
 
 
 def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None:
@@ -71,6 +73,7 @@ class _Wave:
         self.breaker = Breaker(cohorts)
         deaths = WORKER_DEATHS
         try:
+            cohorts = cohorts or self._freed()
             while cohorts:
                 self.held.clear()
                 told = replace(self.surroundings, lapsed=tuple(sorted(self.lapsed)))
@@ -157,15 +160,19 @@ class _Wave:
         reason = f"its teacher {teacher.cell_id} ({teacher.student.architecture}) {state}"
         for cell in cohort.cells:
             if cell.teacher is not None:
-                self._note_end("failed", cell, reason)
+                self._note_end("failed", cohort, cell, reason)
         kept = tuple(cell for cell in cohort.cells if cell.teacher is None)
         return replace(cohort, cells=kept) if kept else None
 
-    def _note_end(self, state: str, cell: Cell, reason: str) -> None:
+    def _note_end(self, state: str, cohort: Cohort, cell: Cell, reason: str) -> None:
         if claims.leave(self.store, cell.cell_id, self.surroundings.run):
             self.store.write_cell(cell)
             status = Status.model_validate({"state": state, "reason": reason, "time": time.time()})
             self.store.write_status(cell.cell_id, status)
+        elif claims.holder(self.store, cell.cell_id) is not None:
+            # Another run has gone on with it.
+            self.waiting.append(replace(cohort, cells=(cell,)))
+            return
         self.hear(Event.of(state, cell.cell_id, reason=reason))
 
     def _tell(self, receipt: Receipt) -> None:
@@ -214,15 +221,25 @@ class _Wave:
             self.hear(Event("split", first, reason=reason))
             return replace(cohort, cells=tuple(left))
         for cell in left:
-            self._note_end("lost", cell, reason)
+            self._note_end("lost", cohort, cell, reason)
         return None
 
     def _freed(self) -> list[Cohort]:
         """Waits until other runs have left cells unfinished, which it returns, or finished all that we wait for."""
         found: list[Cohort] = []
+        trouble = time.monotonic()
         while self.waiting:
             began = time.monotonic()
-            free = [cohort for cohort in map(self._free_of, self.waiting) if cohort.cells]
+            try:
+                free = [cohort for cohort in map(self._free_of, self.waiting) if cohort.cells]
+                stopped = stop.requested(self.store, self.surroundings.run)
+            except StoreError:
+                # Who has waited for days does not give up in a moment.
+                if began - trouble > PATIENCE:
+                    raise
+                time.sleep(LOOK)
+                continue
+            trouble = began
             gone = self.ended.union(cell.cell_id for cohort in free for cell in cohort.cells)
             kept = (replace(c, cells=tuple(i for i in c.cells if i.cell_id not in gone)) for c in self.waiting)
             self.waiting = [cohort for cohort in kept if cohort.cells]
@@ -230,7 +247,7 @@ class _Wave:
             # Who stops leaves its cohorts one after the other: until no more come, none begins.
             if found and not free:
                 break
-            if stop.requested(self.store, self.surroundings.run):
+            if stopped:
                 raise KeyboardInterrupt
             if self.waiting:
                 # Thousands of cells are not looked at all the time.
@@ -241,6 +258,8 @@ class _Wave:
         """The cells of a cohort that nobody trains any more; tells of those that are finished."""
         free = []
         for cell in cohort.cells:
+            if cell.cell_id in self.ended:
+                continue
             receipt = self.store.receipt(cell)
             if receipt is not None:
                 self._tell(receipt)

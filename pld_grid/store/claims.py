@@ -7,11 +7,13 @@ finds that entry taken by another's claim, and can finish nothing. `receipt.json
 
 import contextlib
 import time
+import uuid
 from collections.abc import Collection
 from typing import Literal
 
 from pydantic import ValidationError
 
+from pld_grid.errors import StoreError
 from pld_grid.spec import Cell, Frozen
 from pld_grid.store.cells import Store
 from pld_grid.store.content import Receipt
@@ -98,9 +100,10 @@ class Claims:
             _add(self.store, cell_id, number + 1, self._entry("released"))
 
     def release_all(self) -> None:
-        """Leaves all cells that are still this process's to others. Raises StoreError."""
+        """Leaves all cells that are still this process's to others: now, or when its lease has lapsed."""
         for cell_id in list(self._held):
-            self.release(cell_id)
+            with contextlib.suppress(StoreError):
+                self.release(cell_id)
 
     def _place(self, cell_id: str) -> int | None:
         """The number of this process's claim, if that is what holds."""
@@ -124,22 +127,28 @@ class Claims:
 def set_aside(store: Store, receipt: Receipt, run: str) -> str | None:
     """Sets a finished cell aside, as `Store.set_cell_aside` does; None if another run does, or has done so."""
     cell_id = receipt.cell.cell_id
-    number, _ = newest(store, cell_id)
-    if store.receipt(cell_id) != receipt:
+    with Lease(store, f"aside-{uuid.uuid4().hex[:12]}").held() as lease:
+        number, last = newest(store, cell_id)
+        if last is not None and last.kind == "replaced" and not gone(read(store, last.lease)):
+            return None
+        entry = Entry(kind="replaced", run=run, lease=lease.lease_id, host=lease.host, time=time.time())
+        if store.receipt(cell_id) != receipt or not _add(store, cell_id, number + 1, entry):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return store.set_cell_aside(cell_id)
         return None
-    if not _add(store, cell_id, number + 1, Entry(kind="replaced", run=run, lease="", time=time.time())):
-        return None
-    with contextlib.suppress(FileNotFoundError):
-        return store.set_cell_aside(cell_id)
-    return None
 
 
-def leave(store: Store, cell_id: str, run: str) -> bool:
-    """Ends what claim a run has on a cell, whose process is gone; False if the cell is another run's or finished."""
+def leave(store: Store, cell_id: str, run: str, lapsed: Collection[str] = ()) -> bool:
+    """Ends the claim on a cell of a run whose process is gone; False if the cell is a living other run's or finished.
+
+    Args:
+        lapsed: leases that are known to have lapsed, whose claims end likewise.
+    """
     number, last = newest(store, cell_id)
     if last is None or last.kind in ("released", "replaced"):
         return True
-    if last.kind == "finished" or last.run != run:
+    if last.kind == "finished" or not (last.run == run or last.lease in lapsed or gone(read(store, last.lease))):
         return False
     return _add(store, cell_id, number + 1, last.model_copy(update={"kind": "released", "time": time.time()}))
 

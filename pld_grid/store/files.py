@@ -51,6 +51,8 @@ class Files:
         except (ValueError, ImportError, OSError) as error:
             raise StoreError(one_line(f"store {self.uri}: {self._said(error)}")) from None
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        # Object stores pass on what their clients raise, such as botocore's own errors.
+        self._errors = (OSError,) if self.local else (Exception,)
 
     def path(self, *parts: str) -> str:
         """The path of a file inside the store. Raises StoreError for one that leads out of it, by a name or a link."""
@@ -75,7 +77,7 @@ class Files:
                 write_whole(Path(path), data, durable)
             else:
                 self.fs.pipe_file(path, data)
-        except OSError as error:
+        except self._errors as error:
             raise self._error("cannot write", parts, error, len(data)) from error
 
     def create(self, data: bytes, *parts: str) -> bool:
@@ -89,7 +91,7 @@ class Files:
                 create_whole(Path(path), data)
             else:
                 self.fs.pipe_file(path, data, mode="create")
-        except OSError as error:
+        except self._errors as error:
             if self.local and isinstance(error, FileExistsError):
                 return False
             # S3 also refuses one of two puts at the same time, and one that it is sent again after a lost answer.
@@ -101,21 +103,22 @@ class Files:
 
     def read(self, *parts: str) -> bytes | None:
         """A file's bytes, or None if there is none."""
+        path = self.path(*parts)
         try:
-            data: bytes = self.fs.cat_file(self.path(*parts))
+            data: bytes = self.fs.cat_file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError:
             # As damaged as a file can be.
             return b""
-        except OSError as error:
+        except self._errors as error:
             raise self._error("cannot read", parts, error) from error
         return data
 
-    def _error(self, what: str, parts: Iterable[str], error: OSError, size: int = 0) -> StoreError:
-        reason = error.strerror or self._said(error) or type(error).__name__
+    def _error(self, what: str, parts: Iterable[str], error: Exception, size: int = 0) -> StoreError:
+        reason = getattr(error, "strerror", None) or self._said(error) or type(error).__name__
         place = f"store {self.uri}: {what} {'/'.join(parts)}"
-        if error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _FULL:
             return StoreFull(one_line(f"{place} ({size / 2**20:.1f} MiB): {reason}; {self._room()}"))
         return StoreError(one_line(f"{place}: {reason}".replace(" : ", ": ")))
 
@@ -138,7 +141,7 @@ class Files:
             names = self.fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
-        except OSError as error:
+        except self._errors as error:
             raise self._error("cannot list", parts, error) from error
         if [name.rstrip("/") for name in names] == [path.rstrip("/")]:
             if not parts:
@@ -163,12 +166,13 @@ class Files:
 
     def remove(self, *parts: str) -> None:
         """Removes a file or folder; it is no error if there is none."""
+        path = self.path(*parts)
         try:
-            self.fs.invalidate_cache(self.path(*parts))
-            self.fs.rm(self.path(*parts), recursive=True)
+            self.fs.invalidate_cache(path)
+            self.fs.rm(path, recursive=True)
         except (FileNotFoundError, NotADirectoryError):
             return
-        except OSError as error:
+        except self._errors as error:
             raise self._error("cannot remove", parts, error) from error
 
     def rename(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
@@ -176,16 +180,17 @@ class Files:
 
         Raises FileNotFoundError if there is nothing of the old name.
         """
+        source, target = self.path(*old), self.path(*new)
         try:
             if self.local:
-                Path(self.path(*old)).lstat()
-                Path(self.path(*new)).parent.mkdir(parents=True, exist_ok=True)
-                Path(self.path(*old)).rename(self.path(*new))
+                Path(source).lstat()
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                Path(source).rename(target)
             else:
-                self._move(self.path(*old), self.path(*new))
+                self._move(source, target)
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except self._errors as error:
             raise self._error("cannot rename", old, error) from error
 
     def _move(self, source: str, target: str) -> None:

@@ -118,7 +118,7 @@ def gone(beat: Beat | None) -> bool:
     """Whether a process is certainly no more: it said so, or it ran on this machine and is not there."""
     if beat is None:
         return True
-    if beat.machine != _machine():
+    if not here(beat):
         return False
     try:
         return _born(beat.pid) != beat.born
@@ -126,9 +126,14 @@ def gone(beat: Beat | None) -> bool:
         return False
 
 
+def here(beat: Beat) -> bool:
+    """Whether it is of a process of this machine."""
+    return beat.machine == _machine()
+
+
 def end(beat: Beat) -> bool:
     """Kills a process; False if it is not on this machine. A stopped one, too, and none that has only its number."""
-    if beat.machine != _machine():
+    if not here(beat):
         return False
     if not gone(beat):
         with suppress(ProcessLookupError):
@@ -155,20 +160,23 @@ class Observer:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._seen: dict[str, tuple[Beat, float]] = {}
+        # The last beat, when that was looked for last, and for how long there was no other.
+        self._seen: dict[str, tuple[Beat, float, float]] = {}
 
     def lapsed(self, lease_id: str) -> bool:
-        """Whether the process is gone, or gave no sign of life for `LAPSED` seconds. Raises StoreError."""
+        """Whether the process is gone, or gave no sign of life for `LAPSED` seconds. Raises StoreError.
+
+        A time in which nobody looked, as the store could not be read, was none to give a sign of life either.
+        """
         beat = read(self.store, lease_id)
         if gone(beat):
             return True
         assert beat is not None
         now = time.monotonic()
-        before, since = self._seen.get(lease_id, (None, now))
-        if beat != before:
-            self._seen[lease_id] = beat, now
-            return False
-        return now - since > LAPSED
+        before, looked, silent = self._seen.get(lease_id, (None, now, 0.0))
+        silent = silent + min(now - looked, 2 * BEAT) if beat == before else 0.0
+        self._seen[lease_id] = beat, now, silent
+        return silent > LAPSED
 
 
 @cache
@@ -188,6 +196,10 @@ def _born(pid: int) -> int | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
+        with suppress(ProcessLookupError):
+            # There, though another user's processes may be hidden; or that is an error, and it cannot be told.
+            os.kill(pid, 0)
+            raise
         return None
     # A zombie only waits for its parent to hear of its end.
     return None if fields[0] in "ZX" else int(fields[19])

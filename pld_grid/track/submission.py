@@ -58,9 +58,10 @@ def read(store: Store, submission_id: str) -> Submission | None:
     """A submission as the store has it now; None if it is not there or cannot be read: it holds no results."""
     data = store.read(FOLDER, f"{submission_id}.json")
     try:
-        return Submission.model_validate(json.loads(data or b""))
-    except ValueError:
+        found = Submission.model_validate(json.loads(data or b""))
+    except (ValueError, RecursionError):
         return None
+    return found if found.submission_id == submission_id else None
 
 
 def load(store: Store, only: Collection[str] | None = None) -> Iterator[Submission]:

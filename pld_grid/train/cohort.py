@@ -60,8 +60,7 @@ def train_cohort(
         try:
             _train_claimed(cells, surroundings, listener, flush, group, store, claims)
         finally:
-            with contextlib.suppress(StoreError):
-                claims.release_all()
+            claims.release_all()
 
 
 def _train_claimed(

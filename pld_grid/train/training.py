@@ -8,6 +8,7 @@ Shape suffixes: N images, C channels or classes, H and W pixels.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -134,12 +135,14 @@ class Training:
         for student in self.students:
             if student.done:
                 # Killed between the last checkpoint and the receipt.
-                self._finish(student)
+                with self._alone(student):
+                    self._finish(student)
         while self.students:
             self.flush()
             if self.group.decide(lambda: stop.requested(self.store, self.surroundings.run)):
                 for student in self.students:
-                    self._keep(student)
+                    with self._alone(student):
+                        self._keep(student)
                 return
             epoch = min(student.next_epoch for student in self.students)
             self._epoch(epoch, [student for student in self.students if student.next_epoch == epoch])
@@ -241,17 +244,29 @@ class Training:
             with self.group.together():
                 record = student.end_epoch(images_per_second)
         except Diverged as error:
-            self._finish(student, str(error))
+            with self._alone(student):
+                self._finish(student, str(error))
             return
         except GroupBroken:
             raise
         except Exception as error:
             self._leave(student, Failed.of(error))
             return
-        if student.done or record.epoch % self.machine.checkpoint_every == 0:
-            self._keep(student)
-        if student.done and student in self.students:
-            self._finish(student)
+        with self._alone(student):
+            if student.done or record.epoch % self.machine.checkpoint_every == 0:
+                self._keep(student)
+            if student.done and student in self.students:
+                self._finish(student)
+
+    @contextmanager
+    def _alone(self, student: Student) -> Iterator[None]:
+        """What goes wrong in this block is this student's failure, and no other's."""
+        try:
+            yield
+        except Exception as error:
+            if out_of_memory(error) or isinstance(error, GroupBroken | StoreFull):
+                raise
+            self._leave(student, Failed.of(error))
 
     def _keep(self, student: Student) -> None:
         """Writes a checkpoint, unless it stands already or the cell is another's by now."""

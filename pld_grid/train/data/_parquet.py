@@ -91,5 +91,5 @@ def _class_names(schema: Any) -> tuple[str, ...]:
     """The names that Hugging Face's `ClassLabel` left in the file; empty without."""
     try:
         return tuple(json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()

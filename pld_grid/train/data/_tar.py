@@ -79,7 +79,7 @@ def _promised(folder: Path, split: str) -> dict[str, int]:
             return dict(zip(told["filenames"], told["shard_lengths"], strict=True)) if told else {}
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: not what timm writes: {error}") from None
     return {}
 
@@ -150,7 +150,7 @@ def _sample(shard: Path, key: str, parts: dict[str, Any]) -> tuple[int, int, int
         raise DataError(f"{shard}: {key} has no image ({', '.join(_IMAGES)})")
     try:
         label = int(parts["cls"]) if "cls" in parts else int(json.loads(parts["json"])["label"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         raise DataError(f"{shard}: {key} has no label: a number in .cls, or as label in .json") from None
     offset, size, name = image
     return offset, size, label, name
