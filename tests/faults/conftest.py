@@ -15,11 +15,13 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos import Run
+from counting import CHOSEN, Count, Undisturbed, Watch
 from service import GRID, PROFILE, Service
 
 from pld_grid import track
@@ -27,22 +29,8 @@ from pld_grid import track
 sys.path.append(str(Path(__file__).parents[1] / "cluster"))  # a Ray cluster, PostgreSQL and MLflow servers
 
 SEED = "PLD_GRID_FAULT_SEED"
-
-
-class Count:
-    """Counts the faults that a test injects, by kind."""
-
-    def __init__(self) -> None:
-        self.kills: Counter[str] = Counter()
-        self.faults: Counter[str] = Counter()
-
-    def __call__(self, kind: str, number: int = 1) -> None:
-        """Notes some faults of a kind."""
-        self.faults[kind] += number
-
-    def kill(self, victim: str, number: int = 1) -> None:
-        """Notes some killed processes, by what they were."""
-        self.kills[victim] += number
+# How many processes die at a random moment, at least, if all tests are run.
+RANDOM_KILLS = 50
 
 
 _injected = pytest.StashKey[Count]()
@@ -63,16 +51,39 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") 
     if report.when == "call" and report.passed:
         # Reports, not what is in memory, come from the processes that tests may be spread over.
         counted = item.stash.get(_injected, Count())
-        report.user_properties += [("kills", dict(counted.kills)), ("faults", dict(counted.faults))]
+        report.user_properties += [
+            ("kills", dict(counted.kills)), ("faults", dict(counted.faults)), ("file", [item.path.name]),
+        ]  # fmt: skip
     elif report.failed:
         report.sections.append(("faults", f"{SEED}={_seed()} repeats them"))
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    passed = [dict(report.user_properties) for report in terminalreporter.getreports("passed") if report.when == "call"]
+def _passed(config: pytest.Config) -> list[dict[str, Any]]:
+    """What was counted in the tests that passed."""
+    reporter: pytest.TerminalReporter = config.pluginmanager.getplugin("terminalreporter")
+    return [dict(report.user_properties) for report in reporter.getreports("passed") if report.when == "call"]
+
+
+def _sum(passed: Iterable[Mapping[str, Any]], name: str) -> Counter[str]:
+    return sum((Counter(counted.get(name, {})) for counted in passed), Counter[str]())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return
+    passed = _passed(session.config)
+    files = {place.partition("::")[0] for counted in passed for place in counted.get("file", ())}
+    whole = files >= {path.name for path in Path(__file__).parent.glob("test_*.py")}
+    kills = _sum(passed, "kills")
+    if whole and session.exitstatus == 0 and kills.total() - kills[CHOSEN] < RANDOM_KILLS:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for title, name in (("kills survived", "kills"), ("other faults survived", "faults")):
-        kinds = sum((Counter(counted.get(name, {})) for counted in passed), Counter[str]())
+        kinds = _sum(_passed(config), name)
         if kinds:
             listed = ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
             terminalreporter.write_line(f"{title}: {kinds.total()} ({listed})")
@@ -99,9 +110,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Undisturbed = Callable[[str, str], dict[str, bytes]]
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Undisturbed:
     """What `Service.numbers` is of a profile and a grid that ran without trouble; each runs once."""
@@ -116,9 +124,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Und
         return known[profile, grid]
 
     return of
-
-
-Watch = Callable[["subprocess.Popen[str]"], Run]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from cells import make_cell
-from conftest import Count, Undisturbed
+from counting import Count, Undisturbed
 from sabotage import Sabotage
 from service import PROFILE, Service
 from torch import Tensor

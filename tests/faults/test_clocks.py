@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from chaos import LONG, LONG_PROFILE, check_whole
-from conftest import Count, Undisturbed, Watch
+from counting import Count, Undisturbed, Watch
 from early import early
 from service import Service
 

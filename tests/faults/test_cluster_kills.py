@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from chaos import LONG, LONG_PROFILE, OTHER, Run, Witness, check_whole, kill, kind
-from conftest import Count, Undisturbed, Watch
+from counting import Count, Undisturbed, Watch
 from ray_cluster import TOKEN, RayCluster, ray_cluster
 from service import Service
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chaos import Run, check_whole
-from conftest import Count, Undisturbed
+from counting import Count, Undisturbed
 from sabotage import Sabotage
 from service import GRID, PROFILE, Service
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from cells import make_cell
 from chaos import EPOCHS, LONG, LONG_PROFILE, Run, Witness, check_whole, hunt, kill, kind
-from conftest import Count, Undisturbed, Watch
+from counting import CHOSEN, Count, Undisturbed, Watch
 from service import PROFILE, Service
 
 from pld_grid import api
@@ -141,7 +141,7 @@ def test_trials_die_between_any_two_steps_and_one_hangs(
     count("trial stopped (SIGSTOP)")
     assert run.end(within=600) == 0, run.said
     assert [ticket.name for ticket in tickets if ticket.exists()] == []
-    count.kill("trial at a chosen moment", len(tickets))
+    count.kill(CHOSEN, len(tickets))
     assert "hangs and is ended" in run.said
     witness.repeated()
     check_whole(service, undisturbed(LONG_PROFILE, LONG), run.seen)

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 from cells import finish, make_cell
-from conftest import Count, Undisturbed
+from counting import Count, Undisturbed
 from mlflow_clients import CELLS, GRID, Client, check, said_of_mlflow, synced
 from mlflow_proxy import DONE, REFUSED, Fault, PlainServer, Proxy, plain_server, proxy
 from service import PROFILE, contents, rest, wait_for

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Count
+from counting import Count
 from service import Service, all_gone, details, family, rest, wait_for
 
 from pld_grid.store import Store

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import servers
 from cells import finish, make_cell
-from conftest import Count, Undisturbed
+from counting import Count, Undisturbed
 from mlflow_clients import CELLS, GRID, Client, check, said_of_mlflow, synced
 from mlflow_proxy import PlainServer, plain_server
 from service import PROFILE, Service, isolated, rest, wait_for, wait_for_line

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bucket_store import FOLDER, REGISTERED, register
 from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole
-from conftest import Count, Undisturbed, Watch
+from counting import Count, Undisturbed, Watch
 from early import early
 from service import Service
 

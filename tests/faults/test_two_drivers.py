@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from chaos import LONG, LONG_PROFILE, OTHER, Run, Witness, check_whole
-from conftest import Count, Undisturbed, Watch
+from counting import Count, Undisturbed, Watch
 from early import GATED, Gate, early
 from service import Service, contents
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Count, Watch
+from counting import Count, Watch
 from early import early
 from service import PROFILE, Service
 

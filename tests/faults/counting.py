@@ -1,0 +1,29 @@
+"""What tests of faults count, and the types of what they are given."""
+
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+
+from chaos import Run
+
+Undisturbed = Callable[[str, str], dict[str, bytes]]
+Watch = Callable[["subprocess.Popen[str]"], Run]
+
+# Kills that are not random.
+CHOSEN = "trial at a chosen moment"
+
+
+class Count:
+    """Counts the faults that a test injects, by kind."""
+
+    def __init__(self) -> None:
+        self.kills: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+
+    def __call__(self, kind: str, number: int = 1) -> None:
+        """Notes some faults of a kind."""
+        self.faults[kind] += number
+
+    def kill(self, victim: str, number: int = 1) -> None:
+        """Notes some killed processes, by what they were."""
+        self.kills[victim] += number
