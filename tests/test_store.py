@@ -340,6 +340,26 @@ def test_a_file_in_a_folders_place_is_damaged(tmp_path: Path, folder: str) -> No
     assert store.receipt(CELL) == receipt
 
 
+def test_what_a_client_of_an_object_store_raises_is_an_error_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"memory://{uuid.uuid4().hex}/store")
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ClientError("no credentials")
+
+    class ClientError(Exception):
+        """As botocore's: no OSError."""
+
+    for name in ("cat_file", "pipe_file", "ls", "rm", "find"):
+        monkeypatch.setattr(store.fs, name, unreachable, raising=False)
+    calls: list[Callable[[], object]] = [
+        lambda: store.read("x"), lambda: store.write(b"", "x"), lambda: store.create(b"", "x"), store.names,
+        lambda: store.remove("x"), lambda: store.rename(("x",), ("y",)),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(StoreError, match=r"^store memory://.*: no credentials$"):
+            call()
+
+
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "gs+x://y"])
 def test_unknown_stores(uri: str) -> None:
     with pytest.raises(StoreError, match=r"^store ") as caught:

@@ -113,6 +113,45 @@ def test_a_driver_ends_the_claims_of_its_own_run_alone(store: Store) -> None:
     assert numbers(store) == ["claimed", "released", "claimed", "finished"]
 
 
+@pytest.mark.parametrize("how", ["lapsed", "gone"])
+def test_the_claim_of_a_dead_process_of_any_run_is_ended(store: Store, how: str) -> None:
+    other = claimant(store, "b")
+    assert other.take(CELL)
+    if how == "gone":
+        store.remove(leases.FOLDER, f"{other.lease.lease_id}.json")
+    assert claims.leave(store, CELL.cell_id, "a", (other.lease.lease_id,) if how == "lapsed" else ())
+    assert numbers(store) == ["claimed", "released"]
+    with pytest.raises(ClaimLost):
+        other.finish(make_receipt(CELL))
+
+
+def test_of_two_who_set_a_cell_aside_at_once_the_second_leaves_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = claimant(store, "a")
+    assert first.take(CELL)
+    receipt = make_receipt(CELL)
+    first.finish(receipt)
+    move, seconds = Store.set_cell_aside, []
+
+    def slow(this: Store, cell_id: str) -> str:
+        seconds.append(claims.set_aside(store, receipt, "second"))
+        return move(this, cell_id)
+
+    monkeypatch.setattr(Store, "set_cell_aside", slow)
+    assert claims.set_aside(store, receipt, "first") is not None
+    assert seconds == [None]
+    monkeypatch.undo()
+    # One who died before it moved anything is followed.
+    again = claimant(store, "c")
+    assert again.take(CELL)
+    again.finish(receipt)
+    monkeypatch.setattr(Store, "set_cell_aside", lambda *_: None)
+    claims.set_aside(store, receipt, "dead")
+    monkeypatch.undo()
+    assert claims.set_aside(store, receipt, "next") is not None
+
+
 def test_a_receipt_that_was_lost_or_damaged_comes_back_from_the_log(store: Store) -> None:
     mine = claimant(store, "a")
     assert mine.take(CELL)

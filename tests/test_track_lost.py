@@ -38,6 +38,17 @@ with living(store, run.submission_id), worker.held():
 """
 
 
+def test_a_submission_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    known = Tracker(store, "sqlite:///nowhere").start_submission("run", profile="digits", cells={}, trained=[])
+    assert list(submission.load(store)) == [known]
+    whole = store.read(submission.FOLDER, f"{known.submission_id}.json")
+    assert whole is not None
+    for damaged in (b"", b"[" * 200_000, whole[:-9], whole.replace(known.submission_id[:4].encode(), b"1999")):
+        store.write(damaged, submission.FOLDER, f"{known.submission_id}.json")
+        assert list(submission.load(store)) == []
+
+
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An MLflow for all tests here: each has an experiment of its own."""

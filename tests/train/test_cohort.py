@@ -18,10 +18,12 @@ from trainable import (
     trainable,
 )
 
+from pld_grid.errors import StoreError
 from pld_grid.events import Event
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell, Loss, Model, Optimizer, Pretrained
-from pld_grid.store import Store
+from pld_grid.store import Manifest, Receipt, Store
+from pld_grid.store.claims import Claims
 from pld_grid.train import data, losses, models
 from pld_grid.train.models import build_model, normalize_for
 from pld_grid.train.student import Student
@@ -199,6 +201,41 @@ def test_a_student_whose_validation_is_not_finite_has_diverged_too(
     assert receipt is not None
     assert (receipt.state, receipt.reason) == ("diverged", "the validation logits were not finite after epoch 1")
     assert numbers(together[COHORT[0].cell_id]) == alone(COHORT[0])
+
+
+def test_a_store_that_fails_for_one_cell_fails_that_cell_alone(
+    tmp_path: Path, alone, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    save, finish, kept = Store.save_checkpoint, Claims.finish, distilled("dist", epochs=2)
+
+    def failing(store: Store, manifest: Manifest, payload: bytes) -> None:
+        if manifest.cell_id == kept.cell_id and manifest.epoch == 2:
+            raise StoreError("the server takes a break")
+        save(store, manifest, payload)
+
+    def lost(claims: Claims, receipt: Receipt) -> None:
+        if receipt.cell == COHORT[1]:
+            raise StoreError("the server has gone")
+        finish(claims, receipt)
+
+    monkeypatch.setattr(Store, "save_checkpoint", failing)
+    monkeypatch.setattr(Claims, "finish", lost)
+    together = train(tmp_path, kept, *COHORT[:2])
+    assert [cell.cell_id for cell in (kept, *COHORT[:2]) if together[cell.cell_id] is not None] == [COHORT[0].cell_id]
+    assert numbers(together[COHORT[0].cell_id]) == alone(COHORT[0])
+    store = Store(tmp_path)
+    for cell, epochs, message in (
+        (kept, 1, "StoreError: the server takes"),
+        (COHORT[1], 3, "StoreError: the server has"),
+    ):
+        progress = store.progress(cell.cell_id)
+        assert progress is not None
+        assert (progress.state, len(progress.epochs)) == ("failed", epochs)
+        assert message in progress.reason
+    # They go on where they stood.
+    monkeypatch.undo()
+    again = train(tmp_path, kept, *COHORT[:2])
+    assert numbers(again[COHORT[1].cell_id]) == alone(COHORT[1])
 
 
 def test_a_cell_whose_own_code_raises_fails_alone(tmp_path: Path, alone, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
