@@ -66,15 +66,13 @@ class _Stream:
         deaths, left = 0, keys
         while left:
             self._keys.keys = left
-            batches: Iterable[Batch] = ()
             try:
-                # With processes that stay, this waits for a word of each.
-                batches = iter(self._loader)
-                for batch in batches:
+                # With processes that stay, this begins by waiting for a word of each.
+                for batch in self._loader:
                     left, deaths = left[1:], 0
                     yield batch
             except Exception as error:
-                if not (loader_died(error) or _one_is_dead(batches)):
+                if not (loader_died(error) or self._broken(error)):
                     raise
                 if deaths == LOADER_DEATHS:
                     raise LoaderDied(f"a data loader's processes died {deaths + 1} times") from error
@@ -82,14 +80,17 @@ class _Stream:
                 logger.warning("a data loader's process died; another takes its place")
                 self._loader = self._start()
 
-
-def _one_is_dead(batches: Iterable[Batch]) -> bool:
-    """Whether a loader has lost a process, for which torch has many errors, such as EOFError."""
-    workers = getattr(batches, "_workers", ())
-    for worker in workers:
-        # The error may be there before the end of the process is.
-        worker.join(2)
-    return any(not worker.is_alive() for worker in workers)
+    def _broken(self, error: Exception) -> bool:
+        """Whether a process is lost, for which torch has many errors, such as EOFError."""
+        workers = getattr(self._loader._iterator, "_workers", ())
+        for worker in workers:
+            # The error may be there before the end of the process is.
+            worker.join(2)
+        if any(not worker.is_alive() for worker in workers):
+            return True
+        # Of those that were about to start, nobody knows. What their own code raises comes as the text of a traceback.
+        pipes = isinstance(error, ConnectionError | EOFError) and not str(error).startswith("Caught ")
+        return self._loader.num_workers > 0 and pipes
 
 
 class Loader:

@@ -60,7 +60,7 @@ def witnessed(module):
 
     def train_step(student, *arguments):
         if os.path.exists(f"{HERE}/slow"):
-            time.sleep(0.05)
+            time.sleep(float(open(f"{HERE}/slow").read() or 0))
         return step(student, *arguments)
 
     module.Student.begin_epoch, module.Student.train_step = begin_epoch, train_step
@@ -108,9 +108,11 @@ class Witness:
         (self.tickets / ticket).touch()
         return self.tickets / ticket
 
-    def slow(self, much: bool) -> None:
-        """Whether each step takes longer, so that a grid does not end before all has been done to it."""
-        (self.folder / "slow").touch() if much else (self.folder / "slow").unlink()
+    def slow(self, seconds: float) -> None:
+        """How much longer each step takes, so that a grid does not end before all has been done to it."""
+        new = self.folder / "slow.new"
+        new.write_text(str(seconds))
+        new.replace(self.folder / "slow")
 
     def repeated(self, interval: int = 1) -> int:
         """How many epochs were trained again. Fails if a death cost more than a checkpoint interval, in epochs."""

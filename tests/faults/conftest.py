@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos import Run
-from counting import CHOSEN, Count, Undisturbed, Watch
+from chaos import LONG, LONG_PROFILE, Run, Witness
+from counting import CHOSEN, Count, Make, Undisturbed, Watch
 from service import GRID, PROFILE, Service
 
 from pld_grid import track
@@ -124,6 +124,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Und
         return known[profile, grid]
 
     return of
+
+
+@pytest.fixture
+def make(tmp_path: Path, database: Path) -> Make:
+    """A folder with a grid, whose processes note what they do."""
+
+    def made(profile: str = LONG_PROFILE, grid: str = LONG) -> tuple[Service, Witness]:
+        service = Service(tmp_path / "run", profile=profile, grid=grid, database=database)
+        witness = Witness(tmp_path / "witness")
+        service.environment |= witness.environment
+        return service, witness
+
+    return made
 
 
 @pytest.fixture

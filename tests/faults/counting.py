@@ -4,9 +4,11 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 
-from chaos import Run
+from chaos import Run, Witness
+from service import Service
 
 Undisturbed = Callable[[str, str], dict[str, bytes]]
+Make = Callable[..., tuple[Service, Witness]]
 Watch = Callable[["subprocess.Popen[str]"], Run]
 
 # Kills that are not random.

@@ -107,7 +107,8 @@ def test_a_grid_outlives_nodes_and_drivers(
     def another_node(name: str) -> None:
         cluster.start(name, "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
 
-    witness.slow(True)
+    # Nodes come up while it trains.
+    witness.slow(0.3)
     following = submitted(1)
     some_progress(following)
     kill(_processes(cluster, "raylet/raylet", of="worker-2")[0])
@@ -128,7 +129,7 @@ def test_a_grid_outlives_nodes_and_drivers(
     assert laptop.run("stop")[0].endswith(" stopped\n")
     count("job stopped")
     following.end()
-    witness.slow(False)
+    witness.slow(0)
     following = submitted(3)
     assert following.end(within=600) == 0, following.said
     assert "0 failed" in following.said
@@ -142,7 +143,7 @@ def test_jobs_of_overlapping_grids_train_each_cell_once(
     tmp_path: Path, shared: Path, cluster: RayCluster, witness: Witness, watch: Watch,
     undisturbed: Undisturbed, count: Count,
 ) -> None:  # fmt: skip
-    witness.slow(True)
+    witness.slow(0.05)
     laptops = [Laptop(tmp_path / name, cluster, shared, grid) for name, grid in (("one", LONG), ("other", OTHER))]
     jobs = [laptop.run("submit")[0].split()[0] for laptop in laptops]
     assert len(set(jobs)) == 2

@@ -1,20 +1,18 @@
-"""`kill -9` of everything that a run consists of, on one machine, again and again."""
+"""`kill -9` of trials and of processes that load their data, again and again."""
 
 import hashlib
 import random
-import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from cells import make_cell
-from chaos import EPOCHS, LONG, LONG_PROFILE, Run, Witness, check_whole, hunt, kill, kind
-from counting import CHOSEN, Count, Undisturbed, Watch
-from service import PROFILE, Service
+from chaos import EPOCHS, LONG, LONG_PROFILE, check_whole, hunt, kill, kind
+from counting import CHOSEN, Count, Make, Undisturbed, Watch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pld_grid import api
 from pld_grid.train import data
@@ -22,10 +20,6 @@ from pld_grid.train.loader import Batch, Loader
 
 READERS, ROUNDS_OF_READERS = 4, 8
 
-# Two processes train each cohort; a batch is two micro-batches.
-TOGETHER = PROFILE.replace("micro_batch_size: 180", "micro_batch_size: 90")
-TOGETHER += "machine: {cpus_per_cohort: 1, devices_per_cohort: 2}\n"
-ONE_CELL = "cells: {student: small, epochs: 8, loss: ce}"
 WITH_LOADERS = LONG_PROFILE + "machine: {loader_workers: 1}\n"
 
 # Of the moments between two steps of a training, those that nobody hits by chance, by student: loss, optimizer, and
@@ -40,22 +34,6 @@ MOMENTS = {
     ("pld", "adamw"): ["before:claims:000002.json", "after:claims:000003.json"],
 }  # fmt: skip
 OF_TEACHER = ["before:weights.safetensors", "after:weights.safetensors"]
-
-
-@pytest.fixture
-def make(tmp_path: Path, database: Path) -> Callable[..., tuple[Service, Witness]]:
-    """A folder with a grid, whose processes note what they do."""
-
-    def made(profile: str = LONG_PROFILE, grid: str = LONG) -> tuple[Service, Witness]:
-        service = Service(tmp_path / "run", profile=profile, grid=grid, database=database)
-        witness = Witness(tmp_path / "witness")
-        service.environment |= witness.environment
-        return service, witness
-
-    return made
-
-
-Make = Callable[..., tuple[Service, Witness]]
 
 
 def test_a_loader_outlives_its_workers(chance: random.Random, count: Count) -> None:
@@ -97,11 +75,31 @@ def test_a_loader_outlives_its_workers(chance: random.Random, count: Count) -> N
         assert epochs == [digest(batch) for epoch in range(1, future.result() + 1) for batch in plain.train(epoch)]
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_pipe_may_tell_of_a_loaders_end_before_the_process_has_ended(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = make_cell()
+    splits = data.load(cell.dataset, cell.recipe, None)
+    wanted = list(Loader(splits, cell.recipe, cell.seed).train(1))
+    first, read = iter([True]), _MultiProcessingDataLoaderIter._next_data
+
+    def broken(this: _MultiProcessingDataLoaderIter) -> object:
+        if next(first, False):
+            raise error
+        return read(this)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_next_data", broken)
+    found = list(Loader(splits, cell.recipe, cell.seed, workers=1).train(1))
+    assert len(found) == len(wanted)
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(found, wanted, strict=True))
+
+
 def test_trials_and_loader_workers_die_as_long_as_they_train(
     make: Make, watch: Watch, undisturbed: Undisturbed, chance: random.Random, count: Count
 ) -> None:
     service, witness = make(WITH_LOADERS)
-    witness.slow(True)
+    witness.slow(0.05)
     run = watch(service.start("run"))
 
     def prey(trial: psutil.Process) -> list[psutil.Process]:
@@ -145,58 +143,3 @@ def test_trials_die_between_any_two_steps_and_one_hangs(
     assert "hangs and is ended" in run.said
     witness.repeated()
     check_whole(service, undisturbed(LONG_PROFILE, LONG), run.seen)
-
-
-ROUNDS = ["driver", "driver", "whole job", "whole job", "SIGTERM", "SIGINT"]
-
-
-def test_drivers_and_whole_jobs_die_and_the_same_command_goes_on(
-    make: Make, watch: Watch, undisturbed: Undisturbed, chance: random.Random, count: Count
-) -> None:
-    service, witness = make(LONG_PROFILE + "machine: {checkpoint_every: 2}\n")
-    witness.slow(True)
-    runs: list[Run] = []
-    for what in chance.sample(ROUNDS, len(ROUNDS)):
-        receipts, begun = service.receipts(), witness.begun()
-        run = watch(service.start("run"))
-        runs.append(run)
-        wanted = len(begun) + chance.randint(1, 8)
-        run.wait_for(lambda wanted=wanted: len(witness.begun()) >= wanted, within=400)
-        time.sleep(chance.uniform(0, 0.3))
-        if what == "driver":
-            run.kill()
-            count.kill(what)
-        elif what == "whole job":
-            run.kill_all()
-            count.kill(what)
-        else:
-            run.process.send_signal(signal.Signals[what])
-            assert run.end() == 130, run.said
-            assert "checkpoints are kept" in run.said
-            assert "Traceback" not in run.said
-            count(what)
-        assert receipts.items() <= service.receipts().items()
-        # What was finished before was not begun again.
-        assert not {each.cell_id for each in witness.begun()[len(begun) :]} & receipts.keys()
-    witness.slow(False)
-    run = watch(service.start("run"))
-    runs.append(run)
-    assert run.end() == 0, run.said
-    witness.repeated(interval=2)
-    check_whole(service, undisturbed(LONG_PROFILE, LONG), {process for run in runs for process in run.seen})
-
-
-def test_processes_that_train_together_die_in_turn(
-    make: Make, watch: Watch, undisturbed: Undisturbed, chance: random.Random, count: Count
-) -> None:
-    service, witness = make(TOGETHER, ONE_CELL)
-    witness.slow(True)
-    run = watch(service.start("run"))
-    killed = 0
-    for victim in hunt(run, witness, chance, run.ranks, lambda _: [*run.ranks(), *run.trials()]):
-        count.kill(victim)
-        killed += 1
-    assert run.end() == 0, run.said
-    assert killed >= 3
-    assert 0 < witness.repeated() <= killed
-    check_whole(service, undisturbed(TOGETHER, ONE_CELL), run.seen)
