@@ -4,7 +4,7 @@ BIN := .venv/bin
 GRIDS := $(sort $(wildcard grids/table*.yaml))
 PROFILE ?= digits
 SEEDS ?=
-FAULTS ?= tests/faults
+FAULTS ?= tests/bad_input tests/faults
 # Files of tests that run at a time: most wait for processes that they have started.
 AT_A_TIME ?= 2
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
@@ -48,13 +48,13 @@ follows: .venv/.runtime
 	$(BIN)/pld-grid report --check --out reports/digits
 
 unit: .venv/.test
-	$(PYTEST) --ignore tests/cluster --ignore tests/faults --ignore tests/docker/test_container_commands.py
+	$(PYTEST) --ignore tests/cluster --ignore tests/faults --ignore tests/bad_input --ignore tests/docker/test_container_commands.py
 
 # Needs PostgreSQL's programs (Debian: apt-get install postgresql); brings up everything else on loopback.
 test-cluster: .venv/.test
 	$(PYTEST) tests/cluster tests/docker/test_container_commands.py
 
-# Kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and root for a
+# Bad input, kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and root for a
 # disk of its own. PLD_GRID_FAULT_SEED=N for other moments.
 test-faults: .venv/.test
 	$(PYTEST) $(FAULTS)
