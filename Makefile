@@ -54,8 +54,9 @@ unit: .venv/.test
 test-cluster: .venv/.test
 	$(PYTEST) tests/cluster tests/docker/test_container_commands.py
 
-# Bad input, kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and root for a
-# disk of its own. PLD_GRID_FAULT_SEED=N for other moments.
+# Bad input, kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and
+# root for disks of its own (tests skip themselves without, but not with PLD_GRID_NO_SKIPS=1).
+# PLD_GRID_FAULT_SEED=N for other moments.
 test-faults: .venv/.test
 	$(PYTEST) $(FAULTS)
 
