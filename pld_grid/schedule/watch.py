@@ -26,7 +26,7 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
     def look() -> None:
         observer = leases.Observer(store)
         while not over.wait(leases.BEAT):
-            with suppress(StoreError):
+            try:
                 for lease_id in leases.of_run(store, run):
                     beat = leases.read(store, lease_id)
                     if beat is not None and not leases.gone(beat) and observer.lapsed(lease_id):
@@ -34,6 +34,8 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
                         hung.add(lease_id)
                         _end(beat)
                         store.remove(leases.FOLDER, f"{lease_id}.json")
+            except StoreError:
+                observer.forget()
 
     with suppress(StoreError):
         leases.forget(store)

@@ -237,6 +237,7 @@ class _Wave:
                 # Who has waited for days does not give up in a moment.
                 if began - trouble > PATIENCE:
                     raise
+                self.observer.forget()
                 time.sleep(LOOK)
                 continue
             trouble = began

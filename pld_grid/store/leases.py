@@ -160,23 +160,32 @@ class Observer:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        # The last beat, when that was looked for last, and for how long there was no other.
-        self._seen: dict[str, tuple[Beat, float, float]] = {}
+        # The last beat, and since when there was no other.
+        self._seen: dict[str, tuple[Beat, float]] = {}
 
     def lapsed(self, lease_id: str) -> bool:
-        """Whether the process is gone, or gave no sign of life for `LAPSED` seconds. Raises StoreError.
-
-        A time in which nobody looked, as the store could not be read, was none to give a sign of life either.
-        """
-        beat = read(self.store, lease_id)
+        """Whether the process is gone, or gave no sign of life for `LAPSED` seconds. Raises StoreError."""
+        began = time.monotonic()
+        try:
+            beat = read(self.store, lease_id)
+        except StoreError:
+            self.forget()
+            raise
         if gone(beat):
             return True
         assert beat is not None
         now = time.monotonic()
-        before, looked, silent = self._seen.get(lease_id, (None, now, 0.0))
-        silent = silent + min(now - looked, 2 * BEAT) if beat == before else 0.0
-        self._seen[lease_id] = beat, now, silent
-        return silent > LAPSED
+        if now - began > BEAT:
+            self.forget()
+        before, since = self._seen.get(lease_id, (None, now))
+        if beat != before:
+            self._seen[lease_id] = beat, now
+            return False
+        return now - since > LAPSED
+
+    def forget(self) -> None:
+        """Begins anew: while the store could not be read, or hung, nobody could give a sign of life either."""
+        self._seen.clear()
 
 
 @cache

@@ -2,8 +2,10 @@
 
 import hashlib
 import random
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -36,6 +38,15 @@ MOMENTS = {
 OF_TEACHER = ["before:weights.safetensors", "after:weights.safetensors"]
 
 
+@pytest.fixture
+def unheard() -> Iterator[None]:
+    """Another test's loader may have had torch listen for ends of processes in the main thread, and raise there."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("unheard")
 def test_a_loader_outlives_its_workers(chance: random.Random, count: Count) -> None:
     cell = make_cell()
     splits = data.load(cell.dataset, cell.recipe, None)
