@@ -321,6 +321,15 @@ def test_a_folder_in_a_files_place_is_a_damaged_file(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / CELL.cell_id / "damaged").glob("receipt.json-*/*")] == ["in it"]
 
 
+@pytest.mark.parametrize("name", ["000002.pt", "000002.json"])
+def test_a_folder_in_a_checkpoints_place_does_not_keep_it_from_being_written(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    (tmp_path / CELL.cell_id / "checkpoints" / name / "in it").mkdir(parents=True)
+    begin(store, CELL, 2)
+    assert store.load_checkpoint(CELL) is not None
+    assert [path.name for path in (tmp_path / CELL.cell_id / "damaged").glob(f"{name}-*/*")] == ["in it"]
+
+
 @pytest.mark.parametrize("folder", ["claims", "checkpoints", "history"])
 def test_a_file_in_a_folders_place_is_damaged(tmp_path: Path, folder: str) -> None:
     store = Store(tmp_path)

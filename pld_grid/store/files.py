@@ -67,11 +67,13 @@ class Files:
         return path
 
     def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
-        """Writes a file so that readers see it whole or not at all.
+        """Writes a file so that readers see it whole or not at all. A folder in its place is set aside.
 
         `durable` also survives a power cut; checkpoints do without, as a torn one is detected and costs one interval.
         """
         path = self.path(*parts)
+        if self.local and os.path.isdir(path):
+            self.set_aside("it is a folder", *parts)
         try:
             if self.local:
                 write_whole(Path(path), data, durable)

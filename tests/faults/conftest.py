@@ -10,18 +10,22 @@
 What is counted in a test is added to the sum when the test has passed. PLD_GRID_FAULT_SEED sets the seed.
 """
 
+import hashlib
+import json
 import os
 import random
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chaos import LONG, LONG_PROFILE, Run, Witness
 from counting import CHOSEN, Count, Make, Undisturbed, Watch
+from filelock import FileLock
 from service import GRID, PROFILE, Service
 
 from pld_grid import track
@@ -109,25 +113,39 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run share."""
+    base = tmp_path_factory.getbasetemp()
+    found = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "common"
+    found.mkdir(exist_ok=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def database(common: Path) -> Path:
     """An empty MLflow database: its schema takes MLflow ten seconds to make."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    track.prepare_database(f"sqlite:///{path}")
+    path = common / "mlflow.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            track.prepare_database(f"sqlite:///{path}")
     return path
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Undisturbed:
+def undisturbed(common: Path, database: Path) -> Undisturbed:
     """What `Service.numbers` is of a profile and a grid that ran without trouble; each runs once."""
-    known: dict[tuple[str, str], dict[str, bytes]] = {}
 
+    @cache
     def of(profile: str = PROFILE, grid: str = GRID) -> dict[str, bytes]:
-        if (profile, grid) not in known:
-            folder = tmp_path_factory.mktemp("undisturbed")
-            service = Service(folder, profile=profile, grid=grid, database=database)
-            service.run("run")
-            known[profile, grid] = service.numbers()
-        return known[profile, grid]
+        folder = common / hashlib.sha256(f"{profile}{grid}".encode()).hexdigest()[:16]
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "numbers.json").exists():
+                service = Service(folder, profile=profile, grid=grid, database=database)
+                service.run("run")
+                numbers = {name: data.decode("latin-1") for name, data in service.numbers().items()}
+                (folder / "numbers.json").write_text(json.dumps(numbers))
+        found: dict[str, str] = json.loads((folder / "numbers.json").read_text())
+        return {name: text.encode("latin-1") for name, text in found.items()}
 
     return of
 
