@@ -9,7 +9,7 @@ from service import PROFILE, Service, all_gone, details, family, rest, wait_for
 from pld_grid import schedule, track
 from pld_grid.errors import InputError, ResourceError
 from pld_grid.machine import ByStudent, MachineSettings
-from pld_grid.schedule.devices import check_devices
+from pld_grid.schedule import check_devices
 from pld_grid.spec import Cell, Recipe
 from pld_grid.store import Receipt, Store
 

@@ -1,7 +1,8 @@
-"""Runs plans on Ray. The only package that imports Ray."""
+"""Runs plans on Ray. The only package that imports Ray; whoever only looks after jobs does not wait for torch."""
 
 from pld_grid.schedule.cluster import (
     check_address,
+    check_devices,
     check_resources,
     check_workers,
     cluster,
@@ -9,7 +10,6 @@ from pld_grid.schedule.cluster import (
     local_memory,
     slots,
 )
-from pld_grid.schedule.devices import check_devices
 from pld_grid.schedule.jobs import Job, Jobs, size_limit
 from pld_grid.schedule.measure import Worker, inspect, measure_costs
 from pld_grid.schedule.waves import run_plan

@@ -12,10 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pld_grid.errors import ResourceError, listing, nearest
-from pld_grid.machine import MachineSettings
+from pld_grid.errors import InputError, ResourceError, listing, nearest
+from pld_grid.machine import Machines, MachineSettings
 from pld_grid.reading import one_line
 from pld_grid.schedule.address import check_reachable
+from pld_grid.spec import Cell
 
 _PORT, _CLIENT_PORT = 6379, 10001
 # Ray's resource of a node that has such devices.
@@ -196,6 +197,22 @@ def check_resources(machines: Iterable[MachineSettings], available: dict[str, fl
         flags = "--cpus-per-cohort and --gpus-per-cohort change it" if gpus else "--cpus-per-cohort changes it"
         where = f"the largest of {len(fitting)} nodes" if len(fitting) > 1 else "the cluster"
         raise ResourceError(f"a cohort asks for {need}{kind}, {where} has {has} ({flags})")
+
+
+def check_devices(machines: Machines, cells: Iterable[Cell]) -> None:
+    """Raises InputError unless the devices of a cohort can have the same share of every batch."""
+    batches = {
+        (machines.of(cell).devices_per_cohort, cell.recipe.batch_size, cell.recipe.micro_batch_size) for cell in cells
+    }
+    for devices, batch, micro in sorted(batches):
+        parts = batch // micro
+        if parts % devices:
+            *some, last = [str(number) for number in range(1, parts + 1) if parts % number == 0]
+            valid = f"{', '.join(some)} or {last}" if some else last
+            raise InputError(
+                f"devices_per_cohort {devices} does not divide the {parts} micro-batch{'es' * (parts > 1)} of a batch "
+                f"({batch} / {micro}); use {valid}"
+            )
 
 
 def check_workers() -> None:

@@ -1,13 +1,11 @@
 """A cohort on several devices: Ray Train's TorchTrainer inside a Tune trial, a worker for each device."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pld_grid.errors import InputError
 from pld_grid.events import Event, Listener
-from pld_grid.machine import Machines
 from pld_grid.reading import one_line
 from pld_grid.schedule.cluster import resources_per_device
 from pld_grid.spec import Cell
@@ -30,22 +28,6 @@ _ENVIRONMENT = {
 
 class WorkerDied(Exception):
     """A worker of the cohort ended without an error of its own: the cohort may be tried again."""
-
-
-def check_devices(machines: Machines, cells: Iterable[Cell]) -> None:
-    """Raises InputError unless the devices of a cohort can have the same share of every batch."""
-    batches = {
-        (machines.of(cell).devices_per_cohort, cell.recipe.batch_size, cell.recipe.micro_batch_size) for cell in cells
-    }
-    for devices, batch, micro in sorted(batches):
-        parts = batch // micro
-        if parts % devices:
-            *some, last = [str(number) for number in range(1, parts + 1) if parts % number == 0]
-            valid = f"{', '.join(some)} or {last}" if some else last
-            raise InputError(
-                f"devices_per_cohort {devices} does not divide the {parts} micro-batch{'es' * (parts > 1)} of a batch "
-                f"({batch} / {micro}); use {valid}"
-            )
 
 
 def train_on_devices(

@@ -17,7 +17,6 @@ from pld_grid.events import Event, Listener
 from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort
 from pld_grid.schedule.cluster import resources_per_device, slots
-from pld_grid.schedule.trial import run_trial
 from pld_grid.train.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
@@ -64,6 +63,8 @@ def _register(cohorts: Sequence[Cohort], surroundings: Surroundings) -> str:
     """Tells Tune how to train these cohorts, which are of one kind of machine; the name of that."""
     from ray import tune
     from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    from pld_grid.schedule.trial import run_trial
 
     # Tune would put the driver's keys into every trial's runtime environment, which Ray logs and its dashboard shows.
     # Nodes have keys of their own, and those of a local cluster inherit the driver's.
