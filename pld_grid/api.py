@@ -303,16 +303,18 @@ def _mirrored(
     """The mirror at work in the background, with this run as a submission."""
     tracker = track.Tracker(store, workspace.tracking_uri, workspace.experiment)
     mirror = track.Mirrorer(tracker)
-    submission = None
-    if plan.pending or not tracker.knows(plan.grids):
-        submission = tracker.start_submission(
-            ", ".join(grid.name for grid in grids),
-            profile=grids[0].profile.name,
-            cells=plan.grids,
-            trained=[cell.cell_id for cell in plan.pending],
-            summary={k: v for k, v in plan.summary().items() if isinstance(v, int)},
-        )
-    with track.living(store, submission.submission_id) if submission else contextlib.nullcontext():
+    wanted = bool(plan.pending) or not tracker.knows(plan.grids)
+    submission_id, submission = track.new_id(), None
+    with track.living(store, submission_id) if wanted else contextlib.nullcontext():
+        if wanted:
+            submission = tracker.start_submission(
+                ", ".join(grid.name for grid in grids),
+                profile=grids[0].profile.name,
+                cells=plan.grids,
+                trained=[cell.cell_id for cell in plan.pending],
+                summary={k: v for k, v in plan.summary().items() if isinstance(v, int)},
+                submission_id=submission_id,
+            )
         mirror.start()
         state: Literal["finished", "failed", "cancelled"] = "failed"
         patience = MIRROR_TIMEOUT

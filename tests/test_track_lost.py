@@ -27,7 +27,7 @@ from pld_grid.store.claims import Claims
 from pld_grid.store.leases import Lease
 from pld_grid.track import Tracker, living
 store, cell = Store(sys.argv[1]), make_cell()
-tracker = Tracker(store, sys.argv[2])
+tracker = Tracker(store, sys.argv[2], sys.argv[4])
 run = tracker.start_submission("run", profile="digits", cells={cell.cell_id: ["g"]}, trained=[cell.cell_id])
 worker = Lease(store, "worker")
 with living(store, run.submission_id), worker.held():
@@ -76,6 +76,11 @@ def submit(tracker: Tracker, cell: Cell) -> submission.Submission:
     return tracker.start_submission("run", profile="digits", cells={cell.cell_id: ["g"]}, trained=ids)
 
 
+def a_driver_is_killed(tracker: Tracker) -> None:
+    told = [tracker.store.uri, tracker.tracking_uri, str(Path(__file__).parent), tracker.experiment]
+    assert subprocess.run([sys.executable, "-c", DRIVER, *told]).returncode == -9
+
+
 def beat_elsewhere(store: Store, lease_id: str, count: int = 1) -> None:
     """A sign of life of a process on another machine."""
     beat = Beat(machine="elsewhere", host="elsewhere", pid=1, born=1, count=count)
@@ -85,10 +90,8 @@ def beat_elsewhere(store: Store, lease_id: str, count: int = 1) -> None:
 # -- drivers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_driver_is_ended_by_the_next_command(tmp_path: Path, uri: str) -> None:
-    tracker = Tracker(Store(tmp_path / "store"), uri)
-    died = subprocess.run([sys.executable, "-c", DRIVER, tracker.store.uri, uri, str(Path(__file__).parent)])
-    assert died.returncode == -9
+def test_a_killed_driver_is_ended_by_the_next_command(tracker: Tracker) -> None:
+    a_driver_is_killed(tracker)
     assert (states(tracker, "submission"), states(tracker, "cell")) == (["RUNNING"], ["RUNNING"])
     assert tracker.sync_all() == 2
     assert (states(tracker, "submission"), states(tracker, "cell")) == (["FAILED"], ["KILLED"])
@@ -103,14 +106,21 @@ def test_a_killed_driver_is_ended_by_the_next_command(tmp_path: Path, uri: str) 
         assert (states(tracker, "submission"), states(tracker, "cell")) == (["FAILED", "RUNNING"], ["RUNNING"])
 
 
+def test_a_killed_driver_is_ended_though_its_lease_was_cleared_away(tracker: Tracker) -> None:
+    a_driver_is_killed(tracker)
+    # As the next run does while its mirror looks around.
+    leases.forget(tracker.store)
+    assert tracker.store.names(leases.FOLDER) == []
+    assert tracker.sync_all() == 2
+    assert (states(tracker, "submission"), states(tracker, "cell")) == (["FAILED"], ["KILLED"])
+
+
 def test_a_driver_that_lives_is_left_alone(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT", 0.01)
     cell = make_cell()
     begin(tracker.store, cell, 1)
     started = submit(tracker, cell)
     another = Tracker(tracker.store, tracker.tracking_uri, tracker.experiment)
-    another.sync_all()  # its lease is not there yet
-    assert states(tracker, "submission") == ["RUNNING"]
     with living(tracker.store, started.submission_id):
         another.sync_all()
         assert another.in_doubt
@@ -175,7 +185,6 @@ def test_a_run_ends_another_machines_driver_that_dies_beside_it(
 def test_who_ends_while_being_judged_is_believed(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     known = submit(tracker, make_cell())
     another = Tracker(tracker.store, tracker.tracking_uri, tracker.experiment)
-    monkeypatch.setattr(submission, "BORN", 0.0)
 
     def ends(judged: submission.Submission, observer: Observer) -> bool:
         tracker.end_submission(known, "cancelled")

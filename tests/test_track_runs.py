@@ -24,6 +24,7 @@ def mirrored(tmp_path: Path) -> tuple[Store, str]:
     begin(store, going, 2)
     wanted = {cell.cell_id: ["mine"] for cell in (done, going)}
     submission = tracker.start_submission("mine", profile="digits", cells=wanted, trained=[], summary={})
+    tracker.end_submission(submission, "finished")
     for item in (submission.submission_id, done.cell_id, going.cell_id):
         tracker.sync(item)
     client = connect(uri)

@@ -11,7 +11,7 @@ from pld_grid.track.database import prepare_database, upgrade_database
 from pld_grid.track.mirrorer import Mirrorer
 from pld_grid.track.runs import finished, records
 from pld_grid.track.server import EXPERIMENT, default_tracking_uri, ui_address, ui_command
-from pld_grid.track.submission import Submission, alive, living, newest, queued
+from pld_grid.track.submission import Submission, alive, living, new_id, newest, queued
 from pld_grid.track.tracker import Tracker
 from pld_grid.uris import public_uri
 
@@ -24,6 +24,7 @@ __all__ = [
     "default_tracking_uri",
     "finished",
     "living",
+    "new_id",
     "newest",
     "prepare_database",
     "public_uri",

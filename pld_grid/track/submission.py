@@ -1,6 +1,7 @@
 """Submissions: one `run` of one or more grids, kept in the store so that its MLflow run can be replayed too.
 
-A driver that dies says nothing, so while it lives it holds a lease by its submission's id.
+A driver that dies says nothing, so while it lives it holds a lease by its submission's id: from before the submission is
+there until after it has ended.
 """
 
 import json
@@ -18,7 +19,6 @@ from pld_grid.store.leases import Lease, Observer
 
 FOLDER = "submissions"
 LOOK = 0.5  # seconds between two looks for a sign of life
-BORN = 60.0  # seconds within which a driver that has noted its submission holds its lease
 
 
 class Submission(Frozen):
@@ -86,11 +86,7 @@ def alive(store: Store, observer: Observer | None = None) -> list[Submission]:
 
 def lost(known: Submission, observer: Observer) -> bool:
     """Whether a submission counts as running although its driver is dead. Raises StoreError."""
-    if known.state != "running" or not observer.lapsed(known.submission_id):
-        return False
-    # Its lease comes a moment after it, and stays when its driver is killed.
-    held = leases.read(observer.store, known.submission_id) is not None
-    return held or time.time() - known.started > BORN
+    return known.state == "running" and observer.lapsed(known.submission_id)
 
 
 def observe(submissions: Iterable[Submission], observer: Observer) -> None:

@@ -77,6 +77,7 @@ class Tracker:
         cells: Mapping[str, Iterable[str]],
         trained: Iterable[str],
         summary: Mapping[str, Scalar] | None = None,
+        submission_id: str | None = None,
     ) -> Submission:
         """Notes that cells were asked for. The next `sync` of its id, or of a cell it trains, makes its run.
 
@@ -86,9 +87,10 @@ class Tracker:
             cells: the grids of every cell wanted, by cell id, finished ones included.
             trained: ids of those that this submission trains; their runs become children of its run.
             summary: counts and the like; they become the run's parameters.
+            submission_id: as which the driver is `living` already: others take it for dead if it is not.
         """
         started = Submission(
-            submission_id=submission.new_id(),
+            submission_id=submission_id or submission.new_id(),
             name=name,
             profile=profile,
             cells={cell_id: tuple(grids) for cell_id, grids in cells.items()},
@@ -146,7 +148,7 @@ class Tracker:
     def _end_lost(self) -> None:
         """Ends the submissions whose drivers died. Raises StoreError."""
         for known in self._submissions.all():
-            if submission.lost(known, self._observer):
+            if known.submission_id not in self._own and submission.lost(known, self._observer):
                 # Who ends in order notes that before its lease goes.
                 now = submission.read(self.store, known.submission_id)
                 if now is not None and now.state == "running":

@@ -283,11 +283,11 @@ def check_whole(service: Service, expected: dict[str, bytes], started: Iterable[
         metrics = connection.execute("select run_uuid, key, step from metrics").fetchall()
         running = connection.execute("select name from runs where status = 'RUNNING'").fetchall()
     epochs = sum(len(receipt.epochs) for receipt in service.receipts().values())
+    processes = list(started)
+    assert all_gone(processes), details(processes)
     assert len(metrics) == len(set(metrics))
     assert sum(key == "top1" for _, key, _ in metrics) == epochs
     assert running == []
-    processes = list(started)
-    assert all_gone(processes), details(processes)
 
 
 def _different(files: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
