@@ -1,7 +1,7 @@
 """Submissions: one `run` of one or more grids, kept in the store so that its MLflow run can be replayed too.
 
-A driver that dies says nothing, so while it lives it holds a lease by its submission's id: from before the submission is
-there until after it has ended.
+A driver that dies says nothing, so while it lives it holds a lease by its submission's id: from before the submission
+is there until after it has ended.
 """
 
 import json
