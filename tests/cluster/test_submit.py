@@ -14,7 +14,7 @@ from ray_cluster import TOKEN, RayCluster, free_port, ray_cluster
 from service import GRID, Service, rest, wait_for
 
 from pld_grid import api, track
-from pld_grid.store import Store
+from pld_grid.store import Store, claims
 
 LONG = GRID.replace("epochs: 6", "epochs: 40")
 
@@ -127,6 +127,26 @@ def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
     third = laptop.submit()
     assert third == job.removesuffix("-1") + "-2"
     assert "Nothing to train: all 9 cells are finished." in laptop.run("logs", "-f")[0]
+
+
+def test_jobs_of_overlapping_grids_train_each_cell_once(
+    tmp_path: Path, cluster: RayCluster, database: Path, expected: bytes
+) -> None:
+    half = GRID.replace("[ce, kd, dist, pld]", "[pld, ls, dist]").partition("table:")[0]
+    one, other = Submitter(tmp_path / "one", cluster, database), Submitter(tmp_path / "other", cluster, database, half)
+    for name in ("PLD_GRID_STORE", "MLFLOW_TRACKING_URI"):
+        other.environment[name] = one.environment[name]
+    jobs = [laptop.submit() for laptop in (one, other)]
+    for laptop, job in zip((one, other), jobs, strict=True):
+        out, _ = laptop.run("logs", "-f", job)
+        assert re.search(r"\d+ cells trained", out)
+        assert "0 failed" in out
+        assert "Traceback" not in out
+    store = Store(one.store)
+    logs = [tuple(entry.kind for entry in claims.entries(store, cell_id)) for cell_id in store.cell_ids()]
+    # The first one's nine, and the second's `ls` under two optimizers.
+    assert logs == [("claimed", "finished")] * 11
+    assert one.table() == expected
 
 
 def test_students_train_on_the_kind_of_accelerator_that_the_profile_names(

@@ -246,15 +246,17 @@ def hunt(
     chance: random.Random,
     training: Callable[[], Sequence[psutil.Process]],
     prey: Callable[[psutil.Process], Sequence[psutil.Process]],
+    most: int,
 ) -> Iterator[str]:
-    """Kills processes at random moments until a run has ended, and tells what they were.
+    """Kills so many processes at random moments, if the run does not end before, and tells what they were.
 
     Args:
         training: the processes that train; each has a checkpoint between one kill and the next.
         prey: those of which one is killed when it is the turn of a process that trains.
     """
     due: dict[int, int] = {}
-    while run.process.poll() is None:
+    killed = 0
+    while run.process.poll() is None and killed < most:
         for process in training():
             # When the second epoch begins, a checkpoint stands.
             if witness.epochs_of(process.pid) < due.setdefault(process.pid, chance.randint(2, 3)):
@@ -267,6 +269,7 @@ def hunt(
             word = kind(victim)
             if kill(victim):
                 due[process.pid] = witness.epochs_of(process.pid) + chance.randint(2, 3)
+                killed += 1
                 yield word
         time.sleep(0.1)
 

@@ -33,6 +33,11 @@ def after_import(name, change):
     sys.meta_path.insert(0, After(name, change))
 """
 
+# Who gives no sign of life is waited for a third of the time.
+IMPATIENT = """
+after_import("pld_grid.store.leases", lambda module: setattr(module, "LAPSED", 15.0))
+"""
+
 # A student that is about to begin an epoch beyond the number in the file `gate` waits until it is larger.
 GATED = """
 import time

@@ -26,7 +26,7 @@ FAT = "fat: {architecture: test_vit, options: {img_size: 8, patch_size: 4, depth
 MIXED_PROFILE = PROFILE.replace("models:", f"models:\n  {FAT}").replace(
     "optimizers:", "optimizers:\n  sgd: {learning_rate: 1e9}"
 )
-MIXED_PROFILE += "machine: {hung_after: 12}\n"
+MIXED_PROFILE += "machine: {hung_after: 9}\n"
 # What happens to a cell depends on its loss, or else on its seed.
 MIXED = """
 cells:

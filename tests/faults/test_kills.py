@@ -14,13 +14,14 @@ import torch
 from cells import make_cell
 from chaos import EPOCHS, LONG, LONG_PROFILE, check_whole, hunt, kill, kind
 from counting import CHOSEN, Count, Make, Undisturbed, Watch
+from early import IMPATIENT, early
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pld_grid import api
 from pld_grid.train import data
 from pld_grid.train.loader import Batch, Loader
 
-READERS, ROUNDS_OF_READERS = 4, 8
+READERS, ROUNDS_OF_READERS = 4, 10
 
 WITH_LOADERS = LONG_PROFILE + "machine: {loader_workers: 1}\n"
 
@@ -117,9 +118,10 @@ def test_trials_and_loader_workers_die_as_long_as_they_train(
         return run.loader_workers(trial) if chance.random() < 0.25 else [trial]
 
     killed = 0
-    for victim in hunt(run, witness, chance, run.trials, prey):
+    for victim in hunt(run, witness, chance, run.trials, prey, most=12):
         count.kill(victim)
         killed += 1
+    witness.slow(0)
     assert run.end() == 0, run.said
     assert "5 cells trained" in run.said
     # Far more than any limit for deaths that bring no progress.
@@ -133,6 +135,7 @@ def test_trials_die_between_any_two_steps_and_one_hangs(
     make: Make, watch: Watch, undisturbed: Undisturbed, count: Count
 ) -> None:
     service, witness = make(LONG_PROFILE + "machine: {cohort_size: 1}\n")
+    service.environment |= early(witness.folder, IMPATIENT, after=witness.folder)
     grid = api.load_grid(service.folder / "losses.yaml", str(service.folder / "tiny.yaml"))
     students = {(cell.loss.name, cell.optimizer.name): cell for cell in grid.cells() if cell.epochs == EPOCHS}
     teacher = next(cell for cell in grid.cells() if cell.epochs != EPOCHS)

@@ -1,4 +1,4 @@
-"""An `mlflow server` that loses its PostgreSQL, and sixteen processes that make one schema at the same time."""
+"""An `mlflow server` that loses its PostgreSQL, and many processes that make one schema at the same time."""
 
 import os
 import pwd
@@ -20,7 +20,7 @@ from service import PROFILE, Service, isolated, rest, wait_for, wait_for_line
 
 from pld_grid.store import Store
 
-RACERS = 16
+RACERS = 16  # on sqlite; a database server has less to fear
 
 
 class Restartable:
@@ -104,20 +104,20 @@ def test_a_server_loses_its_database_while_a_grid_runs(
     count("MLflow server killed")
 
 
-def race(service: Service, uri: str, *, password: str = "") -> list[tuple[str, str]]:
+def race(service: Service, uri: str, racers: int, *, password: str = "") -> list[tuple[str, str]]:
     """Half of the processes mirror a store with a finished cell, the others make the schema; what they say."""
     finish(Store(service.store), make_cell())
     service.environment |= {"MLFLOW_TRACKING_URI": uri, "PGPASSWORD": password}
-    commands = [("sync",), ("db", "upgrade")] * (RACERS // 2)
+    commands = [("sync",), ("db", "upgrade")] * (racers // 2)
     started = [service.start(*command) for command in commands]
     said = [process.communicate(timeout=300) for process in started]
-    assert [(process.returncode, err) for process, (_, err) in zip(started, said, strict=True)] == [(0, "")] * RACERS
+    assert [(process.returncode, err) for process, (_, err) in zip(started, said, strict=True)] == [(0, "")] * racers
     return said
 
 
 def test_sixteen_processes_open_a_fresh_sqlite_store(tmp_path: Path, count: Count) -> None:
     service = Service(tmp_path)
-    said = race(service, service.tracking_uri)
+    said = race(service, service.tracking_uri, RACERS)
     assert sum(out == "1 runs brought up to date\n" for out, _ in said) >= 1
     # Whoever comes first makes the schema, be it to mirror or not.
     assert sum("schema made" in out for out, _ in said) <= 1
@@ -126,11 +126,11 @@ def test_sixteen_processes_open_a_fresh_sqlite_store(tmp_path: Path, count: Coun
     count("fresh sqlite opened at once", RACERS)
 
 
-def test_sixteen_processes_open_a_fresh_postgresql(tmp_path: Path, postgres: servers.Postgres, count: Count) -> None:
+def test_several_processes_open_a_fresh_postgresql(tmp_path: Path, postgres: servers.Postgres, count: Count) -> None:
     uri = postgres.create("fresh")
-    said = race(Service(tmp_path), uri, password=postgres.password)
+    said = race(Service(tmp_path), uri, RACERS // 2, password=postgres.password)
     assert sum(out == "1 runs brought up to date\n" for out, _ in said) >= 1
     assert sum("schema made" in out for out, _ in said) <= 1
     ((_,),) = postgres.query("fresh", "SELECT version_num FROM alembic_version")
     check(Store(tmp_path / ".pld_grid" / "store"), "pld_grid", postgres.uri("fresh", postgres.password))
-    count("fresh PostgreSQL opened at once", RACERS)
+    count("fresh PostgreSQL opened at once", RACERS // 2)

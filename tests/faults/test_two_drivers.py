@@ -11,7 +11,7 @@ import psutil
 import pytest
 from chaos import LONG, LONG_PROFILE, OTHER, Run, Witness, check_whole
 from counting import Count, Undisturbed, Watch
-from early import GATED, Gate, early
+from early import GATED, IMPATIENT, Gate, early
 from service import Service, contents
 
 from pld_grid.store import Store, claims
@@ -47,9 +47,6 @@ def otherwise(module):
 
 after_import("pld_grid.train.training", otherwise)
 after_import("pld_grid.store.leases", lambda module: setattr(module, "LAPSED", 3600.0))
-"""
-IMPATIENT = """
-after_import("pld_grid.store.leases", lambda module: setattr(module, "LAPSED", 15.0))
 """
 
 
