@@ -94,8 +94,11 @@ class Proxy:
 
         def bursts() -> Iterator[Fault | None]:
             while True:
-                fault = chance.choice(faults) if chance.random() < share else None
-                yield from itertools.repeat(fault, chance.randint(1, 4))
+                # All kinds before any comes again.
+                for fault in chance.sample(faults, len(faults)):
+                    while chance.random() > share:
+                        yield from itertools.repeat(None, chance.randint(1, 4))
+                    yield from itertools.repeat(fault, chance.randint(1, 4))
 
         coming = bursts()
         self.choose = lambda: next(coming)

@@ -78,13 +78,14 @@ def test_faults_of_all_kinds_while_a_grid_runs(
     assert f"{CELLS} cells trained" in err
     assert len(said_of_mlflow(err)) <= 2
     assert client.numbers() == undisturbed(PROFILE, GRID)
-    # While it is still ill: each attempt is one line, or brings something there.
-    for _ in range(3):
+    # While it is still ill, in many ways: each attempt is one line, or brings something there.
+    attempts = 0
+    while attempts < 3 or len(ill.suffered) <= 5:
+        attempts += 1
         process = client.start("sync")
         out, err = process.communicate(timeout=300)
         assert (process.returncode, bool(out), err.count("\n")) in {(0, True, 0), (3, False, 1)}, out + err
     suffered = ill.suffered.copy()
-    assert len(suffered) > 5
     ill.always(None)
     synced(client)
     check(Store(client.store), client.folder.name, server.database)
