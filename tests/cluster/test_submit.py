@@ -17,6 +17,8 @@ from pld_grid import api, track
 from pld_grid.store import Store, claims
 
 LONG = GRID.replace("epochs: 6", "epochs: 40")
+# Long enough that a node whose worker is slow to start still finds some of it to do.
+WIDE = GRID.replace("epochs: 6", "epochs: 20")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ class Submitter(Service):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, database: Path) -> bytes:
     """The table of the grid, run without a cluster."""
-    service = Service(tmp_path_factory.mktemp("local"), database=database)
+    service = Service(tmp_path_factory.mktemp("local"), grid=WIDE, database=database)
     service.run("run")
     return service.tables()["losses.csv"]
 
@@ -102,7 +104,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory, database: Path) -> bytes:
 def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
     tmp_path: Path, cluster: RayCluster, database: Path, expected: bytes
 ) -> None:
-    laptop = Submitter(tmp_path, cluster, database)
+    laptop = Submitter(tmp_path, cluster, database, WIDE)
     first, err = laptop.run("submit", "--cohort-size", "2")
     assert "submitted: 9 cells" in first
     assert "pld-grid logs -f" in err
@@ -132,8 +134,10 @@ def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
 def test_jobs_of_overlapping_grids_train_each_cell_once(
     tmp_path: Path, cluster: RayCluster, database: Path, expected: bytes
 ) -> None:
-    half = GRID.replace("[ce, kd, dist, pld]", "[pld, ls, dist]").partition("table:")[0]
-    one, other = Submitter(tmp_path / "one", cluster, database), Submitter(tmp_path / "other", cluster, database, half)
+    half = WIDE.replace("[ce, kd, dist, pld]", "[pld, ls, dist]").partition("table:")[0]
+    one, other = (
+        Submitter(tmp_path / name, cluster, database, grid) for name, grid in (("one", WIDE), ("other", half))
+    )
     for name in ("PLD_GRID_STORE", "MLFLOW_TRACKING_URI"):
         other.environment[name] = one.environment[name]
     jobs = [laptop.submit() for laptop in (one, other)]
