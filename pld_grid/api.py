@@ -14,7 +14,7 @@ from pld_grid import report as report_module
 from pld_grid import track
 from pld_grid.calibration import calibrate, costs_of, local_device
 from pld_grid.cost import Costs, find
-from pld_grid.errors import InputError, listing, nearest
+from pld_grid.errors import InputError, StoreError, listing, nearest
 from pld_grid.events import Event
 from pld_grid.grid import MAX_CELLS, Grid
 from pld_grid.grid import load_grid as _load_grid
@@ -36,7 +36,7 @@ from pld_grid.reporting import (
 )
 from pld_grid.signals import stoppable
 from pld_grid.space import check_space
-from pld_grid.store import Store, claims
+from pld_grid.store import PATIENCE, Store, claims
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
 __all__ = [
@@ -208,7 +208,7 @@ def run(
     from pld_grid.train.weights import check_weights
 
     workspace = workspace or Workspace.default()
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False)
     machines = machines or grids[0].profile.machines
     told = replace(surroundings(grids, workspace, data_folder, weights_folder), run=uuid.uuid4().hex)
     store = Store(workspace.store)
@@ -234,6 +234,7 @@ def run(
         schedule.check_address(address)
     # Last, as it makes the store's folder.
     store.check_writable()
+    store = Store(workspace.store, PATIENCE)
     if fetched:
         console.print(f"published weights that timm will fetch: {listing(fetched)}", soft_wrap=True)
     progress = Progress(everything.pending, len(everything.finished), console)
@@ -327,7 +328,9 @@ def _mirrored(
             raise
         finally:
             if submission is not None:
-                tracker.end_submission(submission, state)
+                # Of a store that is full or away, what ended the run has been told; this one counts as lost then.
+                with contextlib.suppress(StoreError):
+                    tracker.end_submission(submission, state)
                 mirror.mark(submission.submission_id)
                 # Finished cells that a new grid wants get its name by the replay that the mirror begins with.
                 for cell in plan.pending:

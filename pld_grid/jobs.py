@@ -88,8 +88,8 @@ def submit(
     running = [job for job in earlier if job.running]
     if running:
         return Submission(running[-1].job_id, attached=True, cells=cells)
-    # Ray takes each name once, even after its job is over.
-    job_id = f"{name}-{len(earlier) + 1}"
+    # Ray takes each name once, even after its job is over; those of some may have been deleted.
+    job_id = f"{name}-{max((_number(job.job_id, name) for job in earlier), default=0) + 1}"
     command = ["python", "-m", "pld_grid", "run", *inside, "--profile", profile]
     command += ["--seeds", str(seeds)] if seeds else []
     command += ["--only", ",".join(only)] if only else []
@@ -114,6 +114,12 @@ def submit(
         _stage(here, Path(folder), size_limit())
         new = jobs.submit(job_id, command, Path(folder), environment, metadata)
     return Submission(job_id, attached=not new, cells=cells)
+
+
+def _number(job_id: str, name: str) -> int:
+    """Which of the jobs of one name it is."""
+    number = job_id.removeprefix(f"{name}-")
+    return int(number) if number.isdecimal() else 0
 
 
 def job_name(grids: Sequence[Grid], workspace: Workspace) -> str:

@@ -89,11 +89,12 @@ class Progress:
         if cell is None:
             return
         if event.kind == "split":
-            self.console.print(f"cohort of {event.cell_id} split in two: {event.reason}", soft_wrap=True)
+            self.console.print(Text(f"cohort of {event.cell_id} split in two: {event.reason}"), soft_wrap=True)
             return
         if event.kind == "held":
             if event.reason not in self._told:
-                self.console.print(f"{event.reason}, and maybe others: its results will be shared", soft_wrap=True)
+                by = event.reason or "another run trains some cells"
+                self.console.print(Text(f"{by}, and maybe others: its results will be shared"), soft_wrap=True)
             self._told.add(event.reason)
             self.running.pop(event.cell_id, None)
             return

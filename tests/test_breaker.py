@@ -1,11 +1,22 @@
 """When a wave is stopped, and when it is not."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 from cells import make_cell
 
+from pld_grid import stop
+from pld_grid.errors import WaveStopped
 from pld_grid.events import Event
 from pld_grid.plan import Cohort
+from pld_grid.schedule import waves
 from pld_grid.schedule.breaker import ALIKE, Breaker
-from pld_grid.spec import Cell, Model
+from pld_grid.schedule.tuner import Death
+from pld_grid.spec import Cell, Loss, Model
+from pld_grid.store import Store
+from pld_grid.train.surroundings import Surroundings
 
 CELLS = [make_cell(student=Model(architecture=f"net{place % 3}"), seed=place) for place in range(3 * ALIKE)]
 
@@ -75,6 +86,49 @@ def test_not_of_one_student_among_others() -> None:
     alone = breaker(more)
     tell(alone, "failed", one, "ValueError: no")
     assert alone.error == "ValueError: no"
+
+
+@pytest.mark.parametrize("part", ["loss", "optimizer"])
+def test_not_of_one_loss_or_optimizer_among_others(part: str) -> None:
+    bad = {"loss": Loss(name="ls", hyperparameters={"eps": 0.1})}
+    if part == "optimizer":
+        bad = {"optimizer": CELLS[0].optimizer.model_copy(update={"name": "adan"})}
+    one = [make_cell(student=cell.student, seed=cell.seed, **bad) for cell in CELLS]
+    found = breaker([*one, *CELLS])
+    tell(found, "failed", one, "ValueError: no")
+    assert found.error == ""
+    tell(found, "failed", CELLS[:1], "ValueError: no")
+    assert found.error == "ValueError: no"
+
+
+def test_what_all_are_lost_to_stops_no_later_wave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The breaker may trip when a wave's trials have ended: nobody is left to be told to stop."""
+    store, tried = Store(tmp_path), []
+    cohorts = [Cohort((cell,)) for cell in CELLS]
+    later = Cohort((make_cell(seed=99),))
+
+    def died(told: Sequence[Cohort], surroundings: Surroundings, *_: object) -> list[tuple[Cohort, Death | None]]:
+        assert not stop.requested(store, surroundings.run)
+        tried.append(list(told))
+        return [(cohort, Death("The actor died", 9)) for cohort in told]
+
+    monkeypatch.setattr(waves, "run_trials", died)
+    heard: list[Event] = []
+    waves.run_plan(SimpleNamespace(waves=[cohorts, [later]]), Surroundings(store=str(tmp_path), run="r"), heard.append)
+    assert tried == [cohorts, [later]]
+    assert [event.kind for event in heard] == ["lost"] * (len(CELLS) + 1)
+    assert not stop.requested(store, "r")
+
+
+def test_what_would_be_tried_again_is_not_when_all_failed_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohorts = [Cohort((cell,)) for cell in CELLS[:-2]] + [Cohort(tuple(CELLS[-2:]))]
+    monkeypatch.setattr(waves, "run_trials", lambda told, *_: [(cohort, Death("The actor died", 9)) for cohort in told])
+    with pytest.raises(
+        WaveStopped, match=rf"the first {len(CELLS) - 2} cells .* the other 2 were not tried: its worker"
+    ):
+        waves.run_plan(SimpleNamespace(waves=[cohorts]), Surroundings(store=str(tmp_path), run="r"), lambda _: None)
 
 
 def test_not_of_so_few_that_nothing_would_be_saved() -> None:

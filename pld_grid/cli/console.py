@@ -13,7 +13,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Console(Console):
-    """A console on which a text of somebody else's moves no cursor and sets no title: control characters are shown."""
+    """A console on which a text of somebody else's is text: it has no markup, moves no cursor and sets no title.
+
+    Control characters are shown.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

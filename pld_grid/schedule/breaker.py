@@ -1,6 +1,7 @@
 """Stops a wave that can only fail."""
 
 import threading
+from collections.abc import Iterable
 
 from pld_grid.events import Event
 from pld_grid.plan import Cohort
@@ -10,16 +11,16 @@ ALIKE = 5
 
 
 class Breaker:
-    """Trips once all that a wave has started so far failed with one and the same error, of several students.
+    """Trips once all that a wave has started so far failed with one and the same error.
 
-    A student, or one bad hyperparameter, must not stop the others: so nothing trips before the cells have ended that
-    ran when the last of so many failed, or after any cell kept a checkpoint.
+    One bad student, loss or optimizer must not stop the others: so nothing trips before cells of two of each have
+    failed, if the wave has as many; nor before the cells have ended that ran when the last of so many failed, or after
+    any cell kept a checkpoint.
     """
 
     def __init__(self, cohorts: list[Cohort]) -> None:
         cells = [cell for cohort in cohorts for cell in cohort.cells]
-        self._students = {cell.cell_id: cell.student.architecture for cell in cells}
-        self._needed = min(2, len(set(self._students.values())))
+        self._parts = {c.cell_id: (c.student.architecture, c.loss.name, c.optimizer.name) for c in cells}
         self._running: set[str] = set()
         self._awaited: set[str] | None = None
         self._failed: dict[str, str] = {}
@@ -57,5 +58,11 @@ class Breaker:
         if self._sound or self._awaited is None or self._awaited - self._failed.keys():
             return ""
         reasons = set(self._failed.values())
-        students = {self._students.get(cell_id, "") for cell_id in self._failed}
-        return reasons.pop() if len(reasons) == 1 and len(students) >= self._needed else ""
+        failed = [self._parts[cell_id] for cell_id in self._failed if cell_id in self._parts]
+        return reasons.pop() if len(reasons) == 1 and _as_various(failed, self._parts.values()) else ""
+
+
+def _as_various(some: Iterable[tuple[str, ...]], all_of_them: Iterable[tuple[str, ...]]) -> bool:
+    """Whether some cells differ in each part in which all of them do."""
+    kinds = zip(zip(*some, strict=True), zip(*all_of_them, strict=True), strict=True)
+    return all(len(set(found)) >= min(2, len(set(there))) for found, there in kinds)

@@ -7,7 +7,7 @@ from pld_grid.errors import StoreError, StoreFull
 from pld_grid.events import Event
 from pld_grid.schedule.devices import WorkerDied, train_on_devices
 from pld_grid.spec import Cell
-from pld_grid.store import Store, claims
+from pld_grid.store import PATIENCE, Store, claims
 from pld_grid.train.cohort import train_cohort
 from pld_grid.train.failure import Failed, fail_cell, loader_died
 from pld_grid.train.surroundings import Surroundings
@@ -46,7 +46,7 @@ def run_trial(config: dict[str, Any], cohorts: list[list[dict[str, Any]]], surro
     except Exception as error:
         if isinstance(error, WorkerDied) or loader_died(error):
             raise
-        store = Store(surroundings.store)
+        store = Store(surroundings.store, PATIENCE)
         for cell in cells:
             if cell.cell_id in gone:
                 continue

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from pld_grid.errors import StoreError
 from pld_grid.store import Store, leases
+from pld_grid.store.leases import Lease
 
 logger = logging.getLogger(__name__)
+
+# Seconds that a node has to end a process; a busy one is asked again.
+_ANSWERED = 60.0
 
 
 @contextmanager
@@ -22,24 +26,33 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
     """
     over = threading.Event()
     hung: set[str] = set()
+    told: set[str] = set()
+    observer, own = leases.Observer(store, leases.FROZEN), Lease(store, f"driver-{run}")
 
-    def look() -> None:
-        observer = leases.Observer(store)
+    def look(lease_id: str) -> None:
+        beat = leases.read(store, lease_id)
+        if beat is None or leases.gone(beat) or not observer.lapsed(lease_id):
+            return
+        if lease_id not in told:
+            logger.warning("a worker (process %d on %s) hangs and is ended", beat.pid, beat.host)
+            told.add(lease_id)
+        if _end(beat):
+            hung.add(lease_id)
+            store.remove(leases.FOLDER, f"{lease_id}.json")
+
+    def watch() -> None:
         while not over.wait(leases.BEAT):
             try:
+                # Where this process cannot give a sign of life, others cannot either.
+                own.beat()
                 for lease_id in leases.of_run(store, run):
-                    beat = leases.read(store, lease_id)
-                    if beat is not None and not leases.gone(beat) and observer.lapsed(lease_id):
-                        logger.warning("a worker (process %d on %s) hangs and is ended", beat.pid, beat.host)
-                        hung.add(lease_id)
-                        _end(beat)
-                        store.remove(leases.FOLDER, f"{lease_id}.json")
+                    look(lease_id)
             except StoreError:
                 observer.forget()
 
     with suppress(StoreError):
         leases.forget(store)
-    thread = threading.Thread(target=look, name="pld_grid-watch", daemon=True)
+    thread = threading.Thread(target=watch, name="pld_grid-watch", daemon=True)
     thread.start()
     try:
         yield hung
@@ -47,6 +60,7 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
         over.set()
         thread.join()
         with suppress(StoreError):
+            store.remove(leases.FOLDER, f"{own.lease_id}.json")
             leases.forget(store)
 
 
@@ -56,21 +70,25 @@ def end_worker(beat: leases.Beat) -> bool:
     Nothing else: a beat is a file, and whoever may write into the store can have it name any process.
     """
     with suppress(OSError):
-        if not Path(f"/proc/{beat.pid}/cmdline").read_bytes().startswith(b"ray::"):
-            return leases.here(beat)
-    return leases.end(beat)
+        if Path(f"/proc/{beat.pid}/cmdline").read_bytes().startswith(b"ray::"):
+            return leases.end(beat)
+    return leases.here(beat)
 
 
-def _end(beat: leases.Beat) -> None:
-    """Ends a worker, wherever it is."""
+def _end(beat: leases.Beat) -> bool:
+    """Ends a worker, wherever it is; False if nobody knows whether that is done, and it is to be tried again."""
     if end_worker(beat) or not beat.node:
-        return
+        return True
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, TaskUnschedulableError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
     task = ray.remote(end_worker).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    # A node that is gone has no processes.
-    with suppress(RayError, ValueError):
-        ray.get(task.remote(beat), timeout=60)
+    try:
+        return bool(ray.get(task.remote(beat), timeout=_ANSWERED))
+    except (TaskUnschedulableError, ValueError):
+        # A node that is gone has no processes.
+        return True
+    except RayError:
+        return False

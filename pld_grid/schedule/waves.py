@@ -19,7 +19,7 @@ from pld_grid.schedule.breaker import Breaker
 from pld_grid.schedule.tuner import Death, run_trials
 from pld_grid.schedule.watch import hung_workers_ended
 from pld_grid.spec import Cell
-from pld_grid.store import Receipt, Status, Store, claims, leases
+from pld_grid.store import PATIENCE, Receipt, Status, Store, claims, leases
 from pld_grid.train.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,6 @@ WORKER_DEATHS = 3
 HALF_DEATHS = 1
 # Seconds between two looks at what other runs train.
 LOOK = 1.0
-# Seconds for which the store may be out of reach meanwhile.
-PATIENCE = 600.0
 
 
 def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None:
@@ -44,8 +42,9 @@ def run_plan(plan: Plan, surroundings: Surroundings, listener: Listener) -> None
         StoreFull: the store has no room left.
         WaveStopped: all that was tried first failed with one and the same error.
     """
-    store = Store(surroundings.store)
-    with hung_workers_ended(store, surroundings.run) as hung:
+    store = Store(surroundings.store, PATIENCE)
+    # Who judges others by their signs of life waits for nothing.
+    with hung_workers_ended(Store(surroundings.store), surroundings.run) as hung:
         for wave in plan.waves:
             _Wave(store, surroundings, listener, hung).run(wave)
 
@@ -63,7 +62,7 @@ class _Wave:
         self.unstarted: Counter[str] = Counter()
         self.full = ""
         self.breaker = Breaker([])
-        self.observer = leases.Observer(store)
+        self.observer = leases.Observer(store, leases.FROZEN)
         self.lapsed: set[str] = set()
         self._lock = threading.Lock()
 
@@ -77,18 +76,26 @@ class _Wave:
             while cohorts:
                 self.held.clear()
                 told = replace(self.surroundings, lapsed=tuple(sorted(self.lapsed)))
-                results = run_trials(cohorts, told, self.hear, self._died, deaths)
+                results = run_trials(cohorts, told, self._hear_trial, self._died, deaths)
                 self._check(cohorts)
                 left = [c for c in (self._left_of(*pair, deaths) for pair in results) if c is not None]
                 # Too much memory, or one student that takes its process down: the halves will tell.
                 halves = [half for cohort in left for half in cohort.halves()]
                 cohorts, self.again = [*halves, *self.again], []
+                self._check_breaker(cell for cohort in cohorts for cell in cohort.cells)
                 deaths = HALF_DEATHS if halves else deaths
                 if not cohorts:
                     cohorts, deaths = self._freed(), WORKER_DEATHS
         except KeyboardInterrupt:
             self._cancel(cohorts)
             raise
+
+    def _hear_trial(self, event: Event) -> None:
+        """Takes in an event of a trial, while others go on."""
+        self.hear(event)
+        if self.breaker.error:
+            with suppress(StoreError):
+                stop.request(self.store, self.surroundings.run)
 
     def hear(self, event: Event) -> None:
         """Takes in an event, from whichever thread."""
@@ -104,9 +111,6 @@ class _Wave:
                 self.full = event.reason
             self.listener(event)
             self.breaker.hear(event)
-            if self.breaker.error:
-                with suppress(StoreError):
-                    stop.request(self.store, self.surroundings.run)
 
     def _check(self, cohorts: Sequence[Cohort]) -> None:
         """Whether to go on, after trials have ended."""
@@ -116,13 +120,18 @@ class _Wave:
         left = [cell for cohort in cohorts for cell in cohort.cells if cell.cell_id not in self.ended | self.held]
         if self.breaker.error:
             stop.clear(self.store, run)
-            if left:
-                raise WaveStopped(
-                    f"the first {self.breaker.failed} cells all failed with one error, so the other {len(left)} were "
-                    f"not tried: {self.breaker.error}"
-                )
+        self._check_breaker(left)
         if left and stop.requested(self.store, run):
             raise KeyboardInterrupt
+
+    def _check_breaker(self, left: Iterable[Cell]) -> None:
+        """Whether it is worth while to try what is left."""
+        others = len(list(left))
+        if self.breaker.error and others:
+            raise WaveStopped(
+                f"the first {self.breaker.failed} cells all failed with one error, so the other {others} were not "
+                f"tried: {self.breaker.error}"
+            )
 
     def _cancel(self, cohorts: Iterable[Cohort]) -> None:
         for cell_id in (cell.cell_id for cohort in cohorts for cell in cohort.cells):
@@ -227,20 +236,10 @@ class _Wave:
     def _freed(self) -> list[Cohort]:
         """Waits until other runs have left cells unfinished, which it returns, or finished all that we wait for."""
         found: list[Cohort] = []
-        trouble = time.monotonic()
         while self.waiting:
             began = time.monotonic()
-            try:
-                free = [cohort for cohort in map(self._free_of, self.waiting) if cohort.cells]
-                stopped = stop.requested(self.store, self.surroundings.run)
-            except StoreError:
-                # Who has waited for days does not give up in a moment.
-                if began - trouble > PATIENCE:
-                    raise
-                self.observer.forget()
-                time.sleep(LOOK)
-                continue
-            trouble = began
+            free = [cohort for cohort in map(self._free_of, self.waiting) if cohort.cells]
+            stopped = stop.requested(self.store, self.surroundings.run)
             gone = self.ended.union(cell.cell_id for cohort in free for cell in cohort.cells)
             kept = (replace(c, cells=tuple(i for i in c.cells if i.cell_id not in gone)) for c in self.waiting)
             self.waiting = [cohort for cohort in kept if cohort.cells]

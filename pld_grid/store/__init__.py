@@ -12,9 +12,9 @@ from pld_grid.store.content import (
     State,
     Status,
 )
-from pld_grid.store.files import Files, sha256
+from pld_grid.store.files import PATIENCE, Files, sha256
 
 __all__ = [
-    "KEPT_CHECKPOINTS", "EpochRecord", "Files", "Manifest", "Mirror", "Note", "Progress", "Provenance", "Receipt",
-    "State", "Status", "Store", "is_cell_id", "sha256",
+    "KEPT_CHECKPOINTS", "PATIENCE", "EpochRecord", "Files", "Manifest", "Mirror", "Note", "Progress", "Provenance",
+    "Receipt", "State", "Status", "Store", "is_cell_id", "sha256",
 ]  # fmt: skip

@@ -48,6 +48,10 @@ class Store(Files):
             self.rename(parts, (cell_id, *kept))
         except FileNotFoundError:
             return
+        if rest == ["receipt.json"]:
+            # What MLflow has may be another's than the next one's.
+            with contextlib.suppress(StoreError):
+                self.remove(cell_id, "mirror.json")
         with contextlib.suppress(StoreError):
             self.note(cell_id, f"{'/'.join(rest)} cannot be used: {reason}; kept as {'/'.join(kept)}")
 
@@ -73,6 +77,12 @@ class Store(Files):
         # What MLflow has will be the next training's.
         self.remove(aside, "mirror.json")
         return f"{self.uri.rstrip('/')}/{aside}"
+
+    def earlier_receipts(self, cell_id: str) -> list[Receipt]:
+        """The receipts that a cell had before it was set aside."""
+        names = (name for name in self.names() if name.startswith(f"{cell_id}.replaced-"))
+        found = (self.read_model(Receipt, name, "receipt.json") for name in names)
+        return [receipt for receipt in found if receipt is not None]
 
     # -- receipts, status, mirror ------------------------------------------------------------------------------------
 
@@ -197,9 +207,13 @@ class Store(Files):
                 reason = f"{stem}.pt has another checksum than it says"
             else:
                 return manifest, payload
-            for name in (f"{stem}.json", f"{stem}.pt"):
-                self.set_aside(reason, cell.cell_id, "checkpoints", name)
+            self.set_checkpoint_aside(manifest, reason)
         return None
+
+    def set_checkpoint_aside(self, manifest: Manifest, reason: str) -> None:
+        """Keeps both files of a checkpoint that cannot be used in `damaged/`, and notes why."""
+        for ending in ("json", "pt"):
+            self.set_aside(reason, manifest.cell_id, "checkpoints", f"{manifest.epoch:06d}.{ending}")
 
     def _checkpoint_epochs(self, cell_id: str) -> list[int]:
         stems = [name[:-5] for name in self.names(cell_id, "checkpoints") if name.endswith(".json")]

@@ -18,9 +18,10 @@ from pld_grid.spec import Cell, Frozen
 from pld_grid.store.cells import Store
 from pld_grid.store.content import Receipt
 from pld_grid.store.files import enveloped, opened
-from pld_grid.store.leases import Lease, gone, read
+from pld_grid.store.leases import FROZEN, Lease, Observer, gone, read
 
 FOLDER = "claims"
+LOOK = 0.2  # seconds between two looks at who sets a cell aside
 
 
 Kind = Literal["claimed", "released", "finished", "replaced"]
@@ -86,9 +87,10 @@ class Claims:
         """Finishes a cell. Raises ClaimLost, and changes nothing, if it is another's by now."""
         cell_id = receipt.cell.cell_id
         number = self._place(cell_id)
+        ours = number is not None and _add(self.store, cell_id, number + 1, self._entry("finished", receipt))
+        # Not before that could be told: a cell that cannot be finished is still this process's to give up.
         self._held.discard(cell_id)
-        entry = self._entry("finished", receipt)
-        if number is None or not _add(self.store, cell_id, number + 1, entry):
+        if not ours:
             raise ClaimLost(f"cell {cell_id} was given to another process")
         self.store.write_receipt(receipt)
 
@@ -125,12 +127,16 @@ class Claims:
 
 
 def set_aside(store: Store, receipt: Receipt, run: str) -> str | None:
-    """Sets a finished cell aside, as `Store.set_cell_aside` does; None if another run does, or has done so."""
-    cell_id = receipt.cell.cell_id
+    """Sets a finished cell aside, as `Store.set_cell_aside` does; None if another run has done so.
+
+    Who is doing so is waited for, and followed if it dies.
+    """
+    cell_id, observer = receipt.cell.cell_id, Observer(store, FROZEN)
     with Lease(store, f"aside-{uuid.uuid4().hex[:12]}").held() as lease:
         number, last = newest(store, cell_id)
-        if last is not None and last.kind == "replaced" and not gone(read(store, last.lease)):
-            return None
+        while last is not None and last.kind == "replaced" and not observer.lapsed(last.lease):
+            time.sleep(LOOK)
+            number, last = newest(store, cell_id)
         entry = Entry(kind="replaced", run=run, lease=lease.lease_id, host=lease.host, time=time.time())
         if store.receipt(cell_id) != receipt or not _add(store, cell_id, number + 1, entry):
             return None

@@ -7,10 +7,12 @@ object stores put whole objects. What is damaged is set aside (renamed, never re
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,9 +25,20 @@ from pld_grid.reading import one_line
 from pld_grid.spec import canonical_json
 from pld_grid.uris import public_store_uri
 
+logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 _ENVELOPE = re.compile(rb'\{"sha256":"(?P<sha256>[0-9a-f]{64})","content":(?P<body>.*)\}\n', re.DOTALL)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Seconds for which a run, which may go on for weeks, waits for a store that is out of reach.
+PATIENCE = 600.0
+_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+# What a disk, a network or a server may say now, and no longer in a while.
+_PASSING = frozenset({
+    errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE, errno.EREMOTEIO,
+    errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ENOTCONN, errno.ESHUTDOWN,
+})  # fmt: skip
 
 
 def sha256(data: bytes) -> str:
@@ -38,12 +51,13 @@ class Files:
 
     Args:
         uri: a local path or any fsspec URI (`s3://bucket/prefix`, `memory://x`).
+        patience: seconds for which what may pass is tried again.
 
     Everything raises StoreError if the place cannot be used, of which StoreFull says that it has no room.
     """
 
-    def __init__(self, uri: str | os.PathLike[str]) -> None:
-        self._given = os.fspath(uri)
+    def __init__(self, uri: str | os.PathLike[str], patience: float = 0.0) -> None:
+        self._given, self.patience = os.fspath(uri), patience
         # What is printed and kept.
         self.uri = public_store_uri(self._given)
         try:
@@ -74,13 +88,14 @@ class Files:
         path = self.path(*parts)
         if self.local and os.path.isdir(path):
             self.set_aside("it is a folder", *parts)
-        try:
+
+        def put() -> None:
             if self.local:
                 write_whole(Path(path), data, durable)
             else:
                 self.fs.pipe_file(path, data)
-        except self._errors as error:
-            raise self._error("cannot write", parts, error, len(data)) from error
+
+        self._do("write", parts, put, len(data))
 
     def create(self, data: bytes, *parts: str) -> bool:
         """Writes a file that is not there yet; False, and nothing changed, if it is: of several who try, one may.
@@ -88,34 +103,60 @@ class Files:
         Object stores decide by a conditional put, which s3fs and gcsfs know.
         """
         path = self.path(*parts)
-        try:
-            if self.local:
-                create_whole(Path(path), data)
-            else:
-                self.fs.pipe_file(path, data, mode="create")
-        except self._errors as error:
-            if self.local and isinstance(error, FileExistsError):
-                return False
-            # S3 also refuses one of two puts at the same time, and one that it is sent again after a lost answer.
-            there = None if self.local else self.read(*parts)
-            if there is None:
-                raise self._error("cannot write", parts, error, len(data)) from error
-            return there == data
-        return True
+
+        def put() -> bool:
+            try:
+                if self.local:
+                    create_whole(Path(path), data)
+                else:
+                    self.fs.pipe_file(path, data, mode="create")
+            except self._errors as error:
+                if self.local and not isinstance(error, FileExistsError):
+                    raise
+                # S3 also refuses one of two puts at the same time. Ours may be there of which no answer came.
+                there = self.read(*parts)
+                if there is None:
+                    raise
+                return there == data
+            return True
+
+        return self._do("write", parts, put, len(data))
 
     def read(self, *parts: str) -> bytes | None:
         """A file's bytes, or None if there is none."""
         path = self.path(*parts)
-        try:
-            data: bytes = self.fs.cat_file(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except IsADirectoryError:
-            # As damaged as a file can be.
-            return b""
-        except self._errors as error:
-            raise self._error("cannot read", parts, error) from error
-        return data
+
+        def get() -> bytes | None:
+            try:
+                data: bytes = self.fs.cat_file(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except IsADirectoryError:
+                # As damaged as a file can be.
+                return b""
+            return data
+
+        return self._do("read", parts, get)
+
+    def _do(self, what: str, parts: Iterable[str], call: Callable[[], T], size: int = 0) -> T:
+        """Makes a call of the file system, once more while it may help; what it raises is an error of the store's.
+
+        FileNotFoundError is raised as it is.
+        """
+        until, pause = time.monotonic() + self.patience, _PAUSE
+        while True:
+            try:
+                return call()
+            except (FileNotFoundError, StoreError):
+                raise
+            except self._errors as error:
+                found = self._error(f"cannot {what}", parts, error, size)
+                if not _may_pass(error) or time.monotonic() + pause > until:
+                    raise found from error
+                if pause == _PAUSE:
+                    logger.warning("%s; tried again for %.0f s", found, self.patience)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _error(self, what: str, parts: Iterable[str], error: Exception, size: int = 0) -> StoreError:
         reason = getattr(error, "strerror", None) or self._said(error) or type(error).__name__
@@ -137,14 +178,17 @@ class Files:
     def names(self, *parts: str) -> list[str]:
         """The names in a folder of the store; none if there is no such folder. A file in its place is set aside."""
         path = self.path(*parts)
-        try:
+
+        def get() -> list[str]:
             # Object stores remember listings, which others may have made old.
             self.fs.invalidate_cache(path)
-            names = self.fs.ls(path, detail=False)
+            found: list[str] = self.fs.ls(path, detail=False)
+            return found
+
+        try:
+            names = self._do("list", parts, get)
         except FileNotFoundError:
             return []
-        except self._errors as error:
-            raise self._error("cannot list", parts, error) from error
         if [name.rstrip("/") for name in names] == [path.rstrip("/")]:
             if not parts:
                 raise StoreError(f"store {self.uri}: it is a file, not a folder")
@@ -169,13 +213,13 @@ class Files:
     def remove(self, *parts: str) -> None:
         """Removes a file or folder; it is no error if there is none."""
         path = self.path(*parts)
-        try:
+
+        def drop() -> None:
             self.fs.invalidate_cache(path)
-            self.fs.rm(path, recursive=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except self._errors as error:
-            raise self._error("cannot remove", parts, error) from error
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self.fs.rm(path, recursive=True)
+
+        self._do("remove", parts, drop)
 
     def rename(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
         """Gives a file or folder another name. Object stores copy and then remove, so both may be there for a while.
@@ -183,17 +227,16 @@ class Files:
         Raises FileNotFoundError if there is nothing of the old name.
         """
         source, target = self.path(*old), self.path(*new)
-        try:
+
+        def move() -> None:
             if self.local:
                 Path(source).lstat()
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
                 Path(source).rename(target)
             else:
                 self._move(source, target)
-        except FileNotFoundError:
-            raise
-        except self._errors as error:
-            raise self._error("cannot rename", old, error) from error
+
+        self._do("rename", old, move)
 
     def _move(self, source: str, target: str) -> None:
         """Moves objects one by one: s3fs, asked for all of a folder, copies the folder itself too, which is nothing.
@@ -239,6 +282,14 @@ class Files:
         del reason
         with contextlib.suppress(FileNotFoundError):
             self.rename(parts, (*parts[:-1], f"{parts[-1]}.damaged-{uuid.uuid4().hex[:8]}"))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it may be otherwise in a while: not if something is full, forbidden or no file, or our own mistake."""
+    if isinstance(error, OSError):
+        return error.errno in _PASSING or isinstance(error, ConnectionError | TimeoutError)
+    # What clients of object stores raise.
+    return type(error).__module__ != "builtins"
 
 
 def enveloped(model: BaseModel) -> bytes:

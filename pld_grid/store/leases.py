@@ -2,9 +2,12 @@
 
 Nobody's clock is compared with anybody else's: a lease has lapsed if an observer has seen no new sign of life for so
 long by a clock of its own that only runs forward. A process of this machine need not be waited for: it is there or not.
+That clock runs on while a machine or a container is frozen, where nobody beats and nobody looks: who looks often counts
+no more than some seconds of such a gap.
 """
 
 import logging
+import math
 import os
 import platform
 import signal
@@ -16,6 +19,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from pydantic import Field
+
 from pld_grid.errors import StoreError
 from pld_grid.spec import Frozen
 from pld_grid.store.cells import Store
@@ -26,6 +31,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "leases"
 BEAT = 5.0  # seconds between two signs of life
 LAPSED = 45.0  # seconds without one, after which nobody waits any longer
+FROZEN = 15.0  # seconds after which whoever meant to look again, or to beat, stood still as a whole
 
 
 class Beat(Frozen):
@@ -37,7 +43,8 @@ class Beat(Frozen):
 
     machine: str
     host: str
-    pid: int
+    # Not what `kill` takes for a group of processes, or for all.
+    pid: int = Field(ge=0, lt=2**31)
     born: int
     node: str = ""
     count: int
@@ -92,8 +99,10 @@ class Lease:
                 self.store.remove(FOLDER, f"{self.lease_id}.json")
 
     def _go_on(self, over: threading.Event) -> None:
-        failed = False
+        failed, before = False, time.monotonic()
         while not over.wait(BEAT):
+            if time.monotonic() - before > FROZEN:
+                self.progress()
             try:
                 self.beat()
                 failed = False
@@ -101,6 +110,7 @@ class Lease:
                 if not failed:
                     logger.warning("%s; others may take this process for dead", error)
                 failed = True
+            before = time.monotonic()
 
 
 def read(store: Store, lease_id: str) -> Beat | None:
@@ -121,7 +131,7 @@ def gone(beat: Beat | None) -> bool:
     if not here(beat):
         return False
     try:
-        return _born(beat.pid) != beat.born
+        return beat.pid == 0 or _born(beat.pid) != beat.born
     except OSError:
         return False
 
@@ -156,12 +166,17 @@ def forget(store: Store) -> None:
 
 
 class Observer:
-    """Watches leases; to be asked again and again."""
+    """Watches leases; to be asked again and again.
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        # The last beat, and since when there was no other.
-        self._seen: dict[str, tuple[Beat, float]] = {}
+    Args:
+        longest: seconds that count at most between two looks: `FROZEN` for who looks more often, as all may have stood
+            still together.
+    """
+
+    def __init__(self, store: Store, longest: float = math.inf) -> None:
+        self.store, self.longest = store, longest
+        # The last beat, when that was looked for last, and for how long there was no other.
+        self._seen: dict[str, tuple[Beat, float, float]] = {}
 
     def lapsed(self, lease_id: str) -> bool:
         """Whether the process is gone, or gave no sign of life for `LAPSED` seconds. Raises StoreError."""
@@ -177,11 +192,10 @@ class Observer:
         now = time.monotonic()
         if now - began > BEAT:
             self.forget()
-        before, since = self._seen.get(lease_id, (None, now))
-        if beat != before:
-            self._seen[lease_id] = beat, now
-            return False
-        return now - since > LAPSED
+        before, looked, silent = self._seen.get(lease_id, (None, now, 0.0))
+        silent = silent + min(now - looked, self.longest) if beat == before else 0.0
+        self._seen[lease_id] = beat, now, silent
+        return silent > LAPSED
 
     def forget(self) -> None:
         """Begins anew: while the store could not be read, or hung, nobody could give a sign of life either."""

@@ -42,6 +42,7 @@ class Connection:
         try:
             with self.reporting():
                 self.get()[0].search_experiments(max_results=1)
-        except TrackingError:
+        except Exception:
+            # Whatever it is: what failed before is what is told.
             return False
         return True

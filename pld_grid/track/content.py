@@ -103,12 +103,16 @@ def tags(cell: Cell, progress: Progress | None) -> dict[str, str]:
     return found
 
 
+# In place of what a run says of a result that is no longer its cell's, as long as there is nothing of another.
+NO_RESULT: Mapping[str, str] = {STATE: "", RECEIPT: "", LOGGED: "-1"}
+
+
 def record(run_id: str, experiment_id: str, found: Mapping[str, str]) -> Record | None:
     """The record that a run's tags stand for; None for another run, or a cell without any progress yet.
 
     What only the receipt knows is not in it: see `with_receipt`.
     """
-    if CELL_ID not in found or STATE not in found:
+    if CELL_ID not in found or not found.get(STATE):
         return None
     parameters = found[f"{PREFIX}parameters"]
     return Record(

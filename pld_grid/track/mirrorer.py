@@ -6,7 +6,7 @@ import threading
 import time
 
 from pld_grid.errors import PldGridError, TrackingError
-from pld_grid.track.server import passing
+from pld_grid.track.server import load, passing
 from pld_grid.track.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class Mirrorer:
 
     def start(self) -> None:
         """Starts the thread; MLflow is first contacted there."""
+        # Tune imports it too, from threads of its own: two at once can both fail.
+        load()
         self._thread.start()
 
     def mark(self, item: str) -> None:

@@ -1,8 +1,10 @@
 """Which MLflow is meant, how it is kept quiet, and what its errors mean to a user."""
 
+import importlib
 import logging
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +68,12 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def load() -> None:
+    """Imports MLflow."""
+    quiet()
+    importlib.import_module("mlflow")
+
+
 def connect(tracking_uri: str) -> "MlflowClient":
     """A client, which need not have contacted anything yet."""
     quiet()
@@ -83,7 +91,7 @@ def reporting(tracking_uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {explained(error, tracking_uri)}") from error
 
 

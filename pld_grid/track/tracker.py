@@ -226,10 +226,13 @@ class Tracker:
         client, _ = self._connection.get()
         run = self._run_of_cell(cell, progress)
         run_id, had = run.info.run_id, run.data.tags
-        if had.get(RECEIPT) and had[RECEIPT] in self._set_aside(cell_id):
-            # What the run shows was set aside in favour of another training, all of whose epochs it lacks.
+        replaced = bool(had.get(RECEIPT)) and had[RECEIPT] in map(digest, self.store.earlier_receipts(cell_id))
+        if replaced:
+            # In favour of another training, all of whose epochs the run lacks.
             had = {name: value for name, value in had.items() if name != LOGGED}
         wanted = self._tags(cell, progress, had)
+        if replaced and progress is None:
+            wanted |= content.NO_RESULT
         if progress is not None and progress.receipt is not None and had.get(RECEIPT) != wanted[RECEIPT]:
             self._upload_results(run, progress.receipt)
 
@@ -315,12 +318,6 @@ class Tracker:
         return run.status == self._status(cell_id, state) and all(
             had.get(name) == value for name, value in wanted.items()
         )
-
-    def _set_aside(self, cell_id: str) -> set[str]:
-        """Digests of the receipts that a cell had before it was trained again."""
-        names = (name for name in self.store.names() if name.startswith(f"{cell_id}.replaced-"))
-        found = (self.store.read_model(Receipt, name, "receipt.json") for name in names)
-        return {digest(receipt) for receipt in found if receipt is not None}
 
     def _upload_results(self, run: "Run", receipt: Receipt) -> None:
         files = content.artifacts(receipt)

@@ -12,7 +12,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pld_grid.store import Store
+from pld_grid.store import PATIENCE, Store
 from pld_grid.train.device import out_of_memory
 from pld_grid.train.failure import Failed
 
@@ -48,7 +48,7 @@ class Group:
 
     def store(self, uri: str) -> Store:
         """The store: all processes read it, the first alone writes."""
-        return Store(uri) if self.first else _ReadOnly(uri)
+        return (Store if self.first else _ReadOnly)(uri, PATIENCE)
 
     def leave(self) -> None:
         """Breaks the group for the others, who would wait for this process otherwise."""

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pld_grid.errors import StoreError
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Manifest, sha256
 from pld_grid.train import losses
+from pld_grid.train.device import out_of_memory
 from pld_grid.train.failure import Failed
 from pld_grid.train.group import Exchange, Group
 from pld_grid.train.metrics import TrainMetrics, ValidationMetrics
@@ -263,18 +263,29 @@ class Student:
         )
         return manifest, payload
 
-    def restore(self, manifest: Manifest, payload: bytes) -> None:
-        """Continues from what `save` returned. Raises StoreError if that is something else, which is never run."""
+    def restore(self, manifest: Manifest, payload: bytes) -> Failed | None:
+        """Continues from what `save` returned; or says why not, if that is something else, which is never run.
+
+        This student cannot be used then: of that, it may have a part.
+        """
         try:
             # To the CPU, where optimizers keep their count of steps: read from a GPU, it would stall every step.
             state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:
+            if out_of_memory(error):
+                raise
             # torch's own words advise to open the file as a pickle.
-            what = f"checkpoint {manifest.epoch} of cell {manifest.cell_id} has its checksum but holds no tensors"
-            raise StoreError(f"{what} ({type(error).__name__}): not written by pld_grid; remove it") from None
-        self.model.load_state_dict(state["model"])
-        restore_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+            return Failed(f"it has its checksum but holds no tensors ({type(error).__name__})")
+        try:
+            self.model.load_state_dict(state["model"])
+            restore_optimizer(self.optimizer, state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            # That of another version of timm, perhaps.
+            return Failed(f"it does not fit this student ({Failed.of(error)})")
         self.records = list(manifest.epochs)
         self.kept_epoch = manifest.epoch
         self.started = manifest.started
+        return None

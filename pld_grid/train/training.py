@@ -102,18 +102,12 @@ class Training:
         return teacher
 
     def _add(self, cell: Cell) -> None:
-        updates, accumulation = self.loader.updates_per_epoch, self.loader.accumulation
         self.claims.lease.progress()
         try:
-            saved = self.group.decide(lambda: self.store.load_checkpoint(cell))
             with self.group.together():
                 self.store.write_cell(cell)
-                student = Student(
-                    cell, self.device, self.machine, updates, accumulation, self.group,
-                    self.surroundings.weights_folder,
-                )  # fmt: skip
-                if saved is not None:
-                    student.restore(*saved)
+            student = self._student(cell)
+            with self.group.together():
                 self.store.clear_status(cell.cell_id)
         except Exception as error:
             if out_of_memory(error) or isinstance(error, GroupBroken | StoreFull):
@@ -123,6 +117,23 @@ class Training:
         self.students.append(student)
         epoch = student.records[-1].epoch if student.records else 0
         self.listener(Event("started", cell.cell_id, epoch))
+
+    def _student(self, cell: Cell) -> Student:
+        """The student of a cell as its newest checkpoint that can be used has it; what cannot be is set aside."""
+        updates, accumulation = self.loader.updates_per_epoch, self.loader.accumulation
+        while True:
+            saved = self.group.decide(lambda: self.store.load_checkpoint(cell))
+            with self.group.together():
+                student = Student(
+                    cell, self.device, self.machine, updates, accumulation, self.group,
+                    self.surroundings.weights_folder,
+                )  # fmt: skip
+                unfit = student.restore(*saved) if saved is not None else None
+            unfit = self.group.agree(unfit)
+            if saved is None or unfit is None:
+                return student
+            with self.group.together():
+                self.store.set_checkpoint_aside(saved[0], str(unfit))
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -171,6 +182,7 @@ class Training:
             adding_up: list[Student] = []
             for student in active:
                 if lesson is not None:
+                    self.claims.lease.progress()
                     student.attempt(student.train_step, *lesson, number)
                 if (number + 1) % self.loader.share == 0:
                     # While processes add up what one student has learnt, the next one learns.
@@ -273,6 +285,7 @@ class Training:
         if not student.records or student.kept_epoch >= student.records[-1].epoch or not self._claimed(student):
             return
         record = student.records[-1]
+        self.claims.lease.progress()
         with self.group.together():
             if self.group.first:
                 self.store.save_checkpoint(*student.save())

@@ -12,12 +12,13 @@ HERE = os.path.dirname(__file__)
 
 class After(importlib.abc.MetaPathFinder):
     def __init__(self, name, change):
-        self.name, self.change = name, change
+        self.name, self.change, self.found = name, change, False
 
     def find_spec(self, name, path, target=None):
-        if name != self.name:
+        if name != self.name or self.found:
             return None
-        sys.meta_path.remove(self)
+        # Not removed from the list, over which another thread may be going.
+        self.found = True
         spec = importlib.util.find_spec(name)
         load = spec.loader.exec_module
 
