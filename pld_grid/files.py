@@ -1,13 +1,27 @@
-"""Local files that readers see whole or not at all."""
+"""Local files that readers see whole or not at all, and what is left of processes that died while they wrote.
+
+What is not whole yet has a name that tells whose it is: `.NAME.PROCESS.RANDOM.tmp`. Whoever writes into the folder next
+removes it, if that process is gone.
+"""
 
 import contextlib
 import errno
 import os
+import re
+import shutil
+import stat
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from pld_grid.errors import InputError
+from pld_grid.processes import Process
 
+# Seconds after which nobody is still writing, on whatever machine.
+_ABANDONED = 86400.0
+_TEMPORARY = re.compile(r"\..*\.(?P<mark>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{8}\.tmp")
+_OWNER = "owner"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
@@ -19,13 +33,31 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+class NoFile(OSError):
+    """What is there is no file with bytes of its own: a pipe, a device or a socket, which may never end."""
+
+
+def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """A file's bytes, of a larger one the first `most` + 1. Raises OSError: NoFile for what might keep one waiting."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(mode):
+            raise NoFile(errno.EINVAL, "it is not a regular file", os.fspath(path))
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(-1 if most is None else most + 1)
+    finally:
+        os.close(handle)
+
+
 def write_whole(path: Path, data: bytes, durable: bool) -> None:
     """Writes a file beside its place and renames it, making folders as needed; `durable` also survives a power cut.
 
     Raises OSError, and leaves nothing behind then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -38,6 +70,7 @@ def write_whole(path: Path, data: bytes, durable: bool) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _clear(path)
 
 
 def create_whole(path: Path, data: bytes) -> None:
@@ -45,8 +78,7 @@ def create_whole(path: Path, data: bytes) -> None:
 
     Raises FileExistsError, or another OSError, and leaves nothing behind then. Does not wait for the disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _beside(path)
     try:
         temporary.write_bytes(data)
         # Unlike a rename, a link never replaces what is there.
@@ -68,6 +100,57 @@ def create_whole(path: Path, data: bytes) -> None:
             raise
     finally:
         temporary.unlink(missing_ok=True)
+    _clear(path)
+
+
+def _beside(path: Path) -> Path:
+    """Where a file is written before it gets its name; makes the folder as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{Process.own().mark}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _clear(path: Path) -> None:
+    """Removes what dead processes left beside a file that has just been written."""
+    with contextlib.suppress(OSError):
+        for beside in path.parent.iterdir():
+            match = _TEMPORARY.fullmatch(beside.name)
+            if match is None:
+                continue
+            writer = Process.of_mark(match["mark"])
+            # By the clock of the file system, which both times are of.
+            old = path.stat().st_mtime - beside.stat().st_mtime > _ABANDONED
+            if old or (writer is not None and writer.gone):
+                beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str, place: str | None = None) -> Iterator[str]:
+    """An empty folder, in one that only this user can open; both go with the block.
+
+    Those of dead processes of this user with the same prefix go now.
+
+    Args:
+        place: where; default: the system's place for temporary files.
+    """
+    place = place or tempfile.gettempdir()
+    _clear_folders(Path(place), prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as outer:
+        Path(outer, _OWNER).write_text(Process.own().mark)
+        # Ray's sockets need short paths.
+        folder = Path(outer, "d")
+        folder.mkdir()
+        yield str(folder)
+
+
+def _clear_folders(place: Path, prefix: str) -> None:
+    with contextlib.suppress(OSError):
+        for folder in place.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                found = folder.lstat()
+                owner = Process.of_mark((folder / _OWNER).read_text())
+                # Nobody else's, whose folder might be a trap.
+                if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and owner is not None and owner.gone:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_changed(path: Path, data: bytes) -> bool:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pld_grid import api, track
 from pld_grid.errors import InputError
+from pld_grid.files import temporary_folder
 from pld_grid.grid import Grid
 from pld_grid.uris import public_store_uri
 from pld_grid.workspace import FOLDER, Workspace, code_version
@@ -110,7 +110,7 @@ def submit(
     }
     from pld_grid.schedule import size_limit
 
-    with tempfile.TemporaryDirectory(prefix="pld_grid-submit-") as folder:
+    with temporary_folder("pld_grid-submit-") as folder:
         _stage(here, Path(folder), size_limit())
         new = jobs.submit(job_id, command, Path(folder), environment, metadata)
     return Submission(job_id, attached=not new, cells=cells)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pld_grid.errors import InputError, listing, nearest
+from pld_grid.files import read_regular
 
 MAX_BYTES = 200_000
 MAX_DEPTH = 20
@@ -238,8 +239,7 @@ def read_file(path: str | Path) -> Document:
     """Reads a YAML file. Raises InputError if it is missing, too large, not text or not strict YAML."""
     source = one_line(str(path))
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_regular(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > MAX_BYTES:

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import random
 import signal
 import subprocess
@@ -6,14 +8,16 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cells import STARTED, begin, finish, make_cell, make_distilled, make_epochs, make_receipt, stop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pld_grid.errors import StoreError
-from pld_grid.store import KEPT_CHECKPOINTS, Manifest, Mirror, Status, Store, sha256
+from pld_grid.errors import StoreError, StoreFull
+from pld_grid.files import create_whole, read_regular, write_whole
+from pld_grid.store import KEPT_CHECKPOINTS, Manifest, Mirror, Status, Store, files, sha256
 from pld_grid.store.claims import Claims
 from pld_grid.store.leases import Lease
 
@@ -367,6 +371,122 @@ def test_what_a_client_of_an_object_store_raises_is_an_error_of_the_store(monkey
     for call in calls:
         with pytest.raises(StoreError, match=r"^store memory://.*: no credentials$"):
             call()
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Nobody waits; for how long they would have."""
+    pauses: list[float] = []
+    clock = iter(range(10**6))
+    monkeypatch.setattr(files.time, "sleep", pauses.append)
+    monkeypatch.setattr(files.time, "monotonic", lambda: float(next(clock)))
+    return pauses
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_what_passes_is_waited_for(
+    place: str, tmp_path: Path, hurried: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = str(tmp_path / "store") if place == "local" else f"memory://{uuid.uuid4().hex}/store"
+    store, left = Store(uri, patience=100), 0
+
+    def ill(call: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
+        def sometimes(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            if after and left:
+                # What was asked for is done, but nobody hears of it.
+                call(*arguments, **options)
+            if left:
+                left -= 1
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return call(*arguments, **options)
+
+        return sometimes
+
+    for name in ("cat_file", "ls", "rm", "pipe_file", "find"):
+        monkeypatch.setattr(store.fs, name, ill(getattr(store.fs, name)))
+    monkeypatch.setattr(files, "read_regular", ill(read_regular))
+    monkeypatch.setattr(files, "write_whole", ill(write_whole))
+    monkeypatch.setattr(files, "create_whole", ill(create_whole, after=True))
+    monkeypatch.setattr(Path, "rename", ill(Path.rename))
+    calls: list[tuple[Callable[[], object], object]] = [
+        (lambda: store.write(b"one", "a", "x"), None), (lambda: store.read("a", "x"), b"one"),
+        (lambda: store.create(b"two", "a", "y"), True), (lambda: store.create(b"three", "a", "y"), False),
+        (lambda: store.names("a"), ["x", "y"]), (lambda: store.rename(("a", "x"), ("a", "z")), None),
+        (lambda: store.remove("a", "z"), None),
+    ]  # fmt: skip
+    for call, wanted in calls:
+        left = 3
+        found = call()
+        assert (sorted(found) if isinstance(found, list) else found) == wanted
+        assert left == 0
+    assert store.names("a") == ["y"]
+    assert store.read("a", "y") == b"two"
+    assert len(hurried) > 2 * len(calls)
+    # It is told of, and not at each try.
+    told = [record for record in caplog.records if "tried again" in record.message]
+    assert len(calls) <= len(told) < len(hurried) / 2
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), 1), (OSError(errno.EROFS, "Read-only file system"), 1),
+        (OSError(errno.ENOSPC, "No space left on device"), 1), (ValueError("our own mistake"), 1),
+        (TimeoutError("timed out"), 7), (OSError(errno.EIO, "Input/output error"), 7),
+    ],
+)  # fmt: skip
+def test_what_does_not_pass_is_not_waited_for(
+    error: Exception, tries: int, hurried: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, tried = Store(f"memory://{uuid.uuid4().hex}/store", patience=10), 0
+
+    def fails(*_: object, **__: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise error
+
+    monkeypatch.setattr(store.fs, "pipe_file", fails)
+    with pytest.raises(StoreFull if getattr(error, "errno", None) == errno.ENOSPC else StoreError):
+        store.write(b"x", "x")
+    assert tried == tries
+    # Nor by who is not patient.
+    tried = 0
+    store.patience = 0
+    with pytest.raises(StoreError):
+        store.write(b"x", "x")
+    assert tried == 1
+
+
+def test_a_receipt_that_is_set_aside_takes_along_what_mlflow_has_of_it(store: Store) -> None:
+    receipt = finish(store, CELL)
+    mirror = Mirror(tracking_uri="x", run_id="y", epochs=3, state="finished")
+    store.write_mirror(CELL.cell_id, mirror)
+    store.write(b"other weights", CELL.cell_id, "weights.safetensors")
+    store.check_weights(CELL)
+    assert store.receipt(CELL) is None
+    assert store.mirror(CELL.cell_id) is None
+    assert receipt.cell == CELL
+
+
+@pytest.mark.parametrize("what", ["pipe", "huge"])
+def test_what_never_ends_is_damaged(tmp_path: Path, what: str) -> None:
+    store = Store(tmp_path)
+    finish(store, CELL)
+    path = Path(store.path(CELL.cell_id, "receipt.json"))
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    assert store.receipt(CELL) is None
+    assert not path.exists()
+    (kept,) = names(store, CELL.cell_id, "damaged")
+    assert kept.startswith("receipt.json-")
+    (note,) = store.history(CELL.cell_id)
+    said = "it is empty" if what == "pipe" else "it is too large"
+    assert note.text == f"receipt.json cannot be used: {said}; kept as damaged/{kept}"
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "gs+x://y"])

@@ -16,6 +16,7 @@ from cells import finish, make_cell, make_epochs, make_receipt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pld_grid import processes
 from pld_grid.errors import StoreError
 from pld_grid.store import Store, claims, leases
 from pld_grid.store.claims import ClaimLost, Claims
@@ -133,13 +134,21 @@ def test_of_two_who_set_a_cell_aside_at_once_the_second_leaves_it(
     receipt = make_receipt(CELL)
     first.finish(receipt)
     move, seconds = Store.set_cell_aside, []
+    looks = threading.Semaphore(0)
+    second = threading.Thread(target=lambda: seconds.append(claims.set_aside(store, receipt, "second")))
 
     def slow(this: Store, cell_id: str) -> str:
-        seconds.append(claims.set_aside(store, receipt, "second"))
+        second.start()
+        # It waits for the first one, so that it finds no half of a result.
+        assert looks.acquire(timeout=60)
+        assert looks.acquire(timeout=60)
+        assert seconds == []
         return move(this, cell_id)
 
     monkeypatch.setattr(Store, "set_cell_aside", slow)
+    monkeypatch.setattr(claims.time, "sleep", lambda _: looks.release())
     assert claims.set_aside(store, receipt, "first") is not None
+    second.join()
     assert seconds == [None]
     monkeypatch.undo()
     # One who died before it moved anything is followed.
@@ -330,10 +339,10 @@ def test_another_process_of_the_same_number_is_not_taken_for_a_dead_one(tmp_path
         assert leases.gone(other)
         assert not leases.gone(beat.model_copy(update={"machine": "elsewhere", "born": 0}))
         # And would not be killed.
-        assert leases.end(other)
+        assert other.process.end()
         assert not leases.gone(beat)
-        assert not leases.end(beat.model_copy(update={"machine": "elsewhere"}))
-        assert leases.end(beat)
+        assert not beat.model_copy(update={"machine": "elsewhere"}).process.end()
+        assert beat.process.end()
 
 
 def unreachable(*_: str) -> None:
@@ -361,6 +370,67 @@ def test_a_stopped_process_lapses_and_finds_its_cell_gone(tmp_path: Path, monkey
         assert observer.lapsed("theirs")
         assert claimant(store, "ours", lapsed=("theirs",)).take(CELL)
         assert numbers(store) == ["claimed", "claimed"]
+
+
+def test_who_died_elsewhere_while_setting_a_cell_aside_is_followed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = claimant(store, "a")
+    assert mine.take(CELL)
+    receipt = make_receipt(CELL)
+    mine.finish(receipt)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Store, "set_cell_aside", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        # As if it was killed there, and on another machine: its lease stays, and nobody here can tell.
+        killed.setattr(Store, "remove", lambda *_: None)
+        killed.setattr(processes, "this_machine", lambda: "elsewhere")
+        claims.set_aside(store, receipt, "dead")
+    monkeypatch.setattr(leases, "LAPSED", 0.05)
+    monkeypatch.setattr(claims, "LOOK", 0.01)
+    assert claims.set_aside(store, receipt, "next") is not None
+    assert store.receipt(CELL) is None
+
+
+def test_who_cannot_finish_a_cell_still_has_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = claimant(store, "a")
+    assert mine.take(CELL)
+    with monkeypatch.context() as broken, pytest.raises(StoreError):
+        broken.setattr(store, "create", unreachable)
+        mine.finish(make_receipt(CELL))
+    assert mine.holds(CELL.cell_id)
+    mine.finish(make_receipt(CELL))
+    assert numbers(store) == ["claimed", "finished"]
+
+
+def test_who_was_frozen_together_with_others_takes_nobody_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, observer = Clock(), leases.Observer(Store(tmp_path), leases.FROZEN)
+    lease = Lease(Store(tmp_path), "theirs", hung_after=60)
+    lease.beat()
+    monkeypatch.setattr(leases, "gone", lambda beat: beat is None)
+    monkeypatch.setattr(leases.time, "monotonic", clock)
+    lease.progress()
+    assert not observer.lapsed("theirs")
+    clock.now += 3600
+    assert not observer.lapsed("theirs")
+    # The process itself has trained nothing for an hour, and is no more hung than it was.
+    waits = iter([3600.0, leases.BEAT])
+
+    class Over:
+        def wait(self, _: float) -> bool:
+            clock.now += next(waits, 0.0)
+            return clock.now > 1000 + 2 * 3600 + 1
+
+    before = leases.read(Store(tmp_path), "theirs")
+    lease._go_on(Over())  # type: ignore[arg-type]
+    assert leases.read(Store(tmp_path), "theirs") != before
+    assert not observer.lapsed("theirs")
+    # Who does not beat at all is noticed all the same.
+    for _ in range(4):
+        clock.now += leases.FROZEN
+        last = observer.lapsed("theirs")
+    assert last
 
 
 class Clock:

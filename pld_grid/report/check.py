@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pld_grid.errors import InputError
+from pld_grid.files import read_regular
 
 AROUND = 40  # characters shown on either side of a difference
 
@@ -47,7 +48,7 @@ def check(folder: str | Path, files: Mapping[str, bytes]) -> list[Difference]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 

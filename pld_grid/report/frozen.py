@@ -13,12 +13,14 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from pld_grid.errors import InputError
+from pld_grid.files import read_regular
 from pld_grid.reading import explained
 from pld_grid.records import Record, Records
 from pld_grid.spec import Frozen
 from pld_grid.store import sha256
 
 FILE = "records.jsonl"
+LARGEST = 2**31  # bytes; 10,000 cells of 100 epochs have 69 MB
 FORMAT: Final = 1
 _CHECKSUM = "records_sha256"
 _RECORD = TypeAdapter(Record)
@@ -63,11 +65,14 @@ def load(folder: str | Path) -> tuple[Origin, dict[str, Record]]:
     """
     path = Path(folder) / FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = read_regular(path, LARGEST)
+        lines = data.decode("utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; `pld-grid report` writes it with the report") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > LARGEST:
+        raise InputError(f"{path}: larger than {LARGEST // 2**30} GiB")
     header = _object(path, 1, lines[0] if lines else "")
     if header.get("format") != FORMAT:
         raise InputError(f"{path}:1: its format is {header.get('format')!r}, and this version reads {FORMAT}")

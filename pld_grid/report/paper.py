@@ -1,11 +1,13 @@
 """The paper's figures, as text: what is printed "71.30" stays "71.30"."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from pld_grid.errors import InputError, listing
+from pld_grid.files import read_regular
 
 STD = " std"
 Key = tuple[str, ...]
@@ -33,8 +35,8 @@ def read_paper(folder: str | Path, name: str, keys: tuple[str, ...]) -> PaperTab
     """
     path = Path(folder) / f"{name}.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+        text = read_regular(path).decode("utf-8")
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except OSError as error:
         raise InputError(f"{path}: the paper's table cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pld_grid.errors import InputError, ResourceError, listing, nearest
+from pld_grid.files import temporary_folder
 from pld_grid.machine import Machines, MachineSettings
 from pld_grid.reading import one_line
 from pld_grid.schedule.address import check_reachable
@@ -111,13 +111,11 @@ def _own_cluster() -> Iterator[str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     with ExitStack() as undo:
-        # Sockets need short paths. Ray opens its own folder to everybody, hence one more around it.
-        outer = undo.enter_context(
-            TemporaryDirectory(prefix="ray-", dir=_temporary_folder(), ignore_cleanup_errors=True)
-        )
+        # Ray opens its own folder to everybody, but not the one around it.
+        folder = undo.enter_context(temporary_folder("ray-", _temporary_folder()))
         undo.callback(_apply, {name: os.environ.get(name) for name in settings}, ray_constants.ENABLE_RAY_CLUSTER)
         _apply(settings, False)
-        yield f"{outer}/ray"
+        yield folder
 
 
 def _temporary_folder() -> str:

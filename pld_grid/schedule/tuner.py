@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pld_grid.errors import ResourceError
 from pld_grid.events import Event, Listener
+from pld_grid.files import temporary_folder
 from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort
 from pld_grid.schedule.cluster import resources_per_device, slots
@@ -138,7 +138,7 @@ def _run_alike(
     if machine.devices_per_cohort > 1:
         # What Ray would let wait for each other for ever must not be started.
         at_a_time = slots(machine, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    with tempfile.TemporaryDirectory(prefix="pld_grid-tune-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder("pld_grid-tune-") as folder:
         tuner = tune.Tuner(
             trainable,
             param_space={"cohort": tune.grid_search(list(range(len(cohorts))))},

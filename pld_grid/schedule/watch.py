@@ -71,8 +71,8 @@ def end_worker(beat: leases.Beat) -> bool:
     """
     with suppress(OSError):
         if Path(f"/proc/{beat.pid}/cmdline").read_bytes().startswith(b"ray::"):
-            return leases.end(beat)
-    return leases.here(beat)
+            return beat.process.end()
+    return beat.process.here
 
 
 def _end(beat: leases.Beat) -> bool:

@@ -13,6 +13,7 @@ mirror.json           what MLflow already has of it
 """
 
 import contextlib
+import re
 import time
 import uuid
 from collections.abc import Iterable
@@ -117,9 +118,12 @@ class Store(Files):
                     self.rename(staged, (cell_id, WEIGHTS))
         self.write_model(receipt, cell_id, "receipt.json")
         # The result stands: nothing about the tidying may fail it (a worker that outlived its driver may be writing).
-        for name in ("status.json", "checkpoints"):
-            with contextlib.suppress(StoreError):
-                self.remove(cell_id, name)
+        with contextlib.suppress(StoreError):
+            # Weights of those who lost the cell, too.
+            others = [name for name in self.names(cell_id) if _STAGED.fullmatch(name)]
+            for name in ("status.json", "checkpoints", *others):
+                with contextlib.suppress(StoreError):
+                    self.remove(cell_id, name)
 
     def finished(self, cells: Iterable[Cell]) -> frozenset[str]:
         """Ids of the cells that have a receipt (finished or diverged: both are results)."""
@@ -271,6 +275,9 @@ class Store(Files):
         names = (WEIGHTS, _staged(receipt.weights_sha256))
         found = (self.read(receipt.cell.cell_id, name) for name in names)
         return next((data for data in found if data is not None and sha256(data) == receipt.weights_sha256), None)
+
+
+_STAGED = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 
 
 def _staged(checksum: str) -> str:

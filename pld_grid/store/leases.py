@@ -8,20 +8,17 @@ no more than some seconds of such a gap.
 
 import logging
 import math
-import os
 import platform
-import signal
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path
 
 from pydantic import Field
 
 from pld_grid.errors import StoreError
+from pld_grid.processes import Process
 from pld_grid.spec import Frozen
 from pld_grid.store.cells import Store
 from pld_grid.store.files import enveloped, opened
@@ -37,8 +34,8 @@ FROZEN = 15.0  # seconds after which whoever meant to look again, or to beat, st
 class Beat(Frozen):
     """A sign of life.
 
-    `machine` is this boot of this machine and its table of processes, `pid` and `born` (in the kernel's ticks) the
-    process there, `host` the machine's name for people, `node` Ray's id of it, `count` differs from beat to beat.
+    `machine`, `pid` and `born` name the process, `host` is the machine's name for people, `node` Ray's id of it;
+    `count` differs from beat to beat.
     """
 
     machine: str
@@ -48,6 +45,11 @@ class Beat(Frozen):
     born: int
     node: str = ""
     count: int
+
+    @property
+    def process(self) -> Process:
+        """Whose sign of life it is."""
+        return Process(self.machine, self.pid, self.born)
 
 
 class Lease:
@@ -74,10 +76,7 @@ class Lease:
         if self.hung_after is not None and time.monotonic() - self._progress > self.hung_after:
             return
         self._count += 1
-        beat = Beat(
-            machine=_machine(), host=self.host, pid=os.getpid(), born=_born(os.getpid()) or 0, node=self.node,
-            count=self._count,
-        )  # fmt: skip
+        beat = Beat(**Process.own()._asdict(), host=self.host, node=self.node, count=self._count)
         self.store.write(enveloped(beat), FOLDER, f"{self.lease_id}.json", durable=False)
 
     @contextmanager
@@ -126,29 +125,7 @@ def read(store: Store, lease_id: str) -> Beat | None:
 
 def gone(beat: Beat | None) -> bool:
     """Whether a process is certainly no more: it said so, or it ran on this machine and is not there."""
-    if beat is None:
-        return True
-    if not here(beat):
-        return False
-    try:
-        return beat.pid == 0 or _born(beat.pid) != beat.born
-    except OSError:
-        return False
-
-
-def here(beat: Beat) -> bool:
-    """Whether it is of a process of this machine."""
-    return beat.machine == _machine()
-
-
-def end(beat: Beat) -> bool:
-    """Kills a process; False if it is not on this machine. A stopped one, too, and none that has only its number."""
-    if not here(beat):
-        return False
-    if not gone(beat):
-        with suppress(ProcessLookupError):
-            os.kill(beat.pid, signal.SIGKILL)
-    return True
+    return beat is None or beat.process.gone
 
 
 def of_run(store: Store, run: str) -> list[str]:
@@ -200,29 +177,3 @@ class Observer:
     def forget(self) -> None:
         """Begins anew: while the store could not be read, or hung, nobody could give a sign of life either."""
         self._seen.clear()
-
-
-@cache
-def _machine() -> str:
-    """Names this boot of this machine, and the table of processes that this one sees (a container's own)."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    return f"{platform.node()}-{os.getpid()}"
-
-
-def _born(pid: int) -> int | None:
-    """When a process started, in ticks since the boot: two of one number differ in it. None if there is none.
-
-    Raises OSError: it cannot be told.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        with suppress(ProcessLookupError):
-            # There, though another user's processes may be hidden; or that is an error, and it cannot be told.
-            os.kill(pid, 0)
-            raise
-        return None
-    # A zombie only waits for its parent to hear of its end.
-    return None if fields[0] in "ZX" else int(fields[19])

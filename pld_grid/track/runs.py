@@ -3,7 +3,6 @@
 import gc
 import logging
 import sqlite3
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pld_grid.errors import TrackingError
+from pld_grid.files import read_regular, temporary_folder
 from pld_grid.records import Record
 from pld_grid.track import content
 from pld_grid.track.content import CELL_ID, LOGGED, PREFIX, RECEIPT, RECEIPT_FILE, SUBMISSION_ID
@@ -111,7 +111,7 @@ def _receipts(tracking_uri: str, runs: Collection[Brief]) -> Iterator[bytes | No
     if None not in folders:
         yield from (_read(folder / RECEIPT_FILE) for folder in folders if folder)
         return
-    with tempfile.TemporaryDirectory(prefix="pld_grid-") as scratch, ThreadPoolExecutor(DOWNLOADS) as pool:
+    with temporary_folder("pld_grid-mlflow-") as scratch, ThreadPoolExecutor(DOWNLOADS) as pool:
         yield from pool.map(partial(_download, connect(tracking_uri), Path(scratch)), runs)
 
 
@@ -123,7 +123,7 @@ def _local(artifact_uri: str) -> Path | None:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError:
         return None
 
@@ -256,7 +256,7 @@ def upload(tracking_uri: str, artifact_uri: str, files: Mapping[str, bytes], int
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    with tempfile.TemporaryDirectory(prefix="pld_grid-") as folder:
+    with temporary_folder("pld_grid-mlflow-") as folder:
         for name, data in files.items():
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)

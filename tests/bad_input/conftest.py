@@ -1,3 +1,4 @@
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -5,12 +6,18 @@ from pathlib import Path
 import pytest
 from front_door import FrontDoor
 
+sys.path.append(str(Path(__file__).parents[1] / "train"))  # cells that train in a second
+
+# Tests of which each case is one bad input, and the kind of all their cases, if the case's name does not begin with it.
+_TRIED = {"test_is_refused_in_one_line": None, "test_is_told_of_in_one_line_and_made_good": "checkpoints"}
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
     report = yield
-    if report.when == "call" and report.passed and item.originalname == "test_is_refused_in_one_line":
-        report.user_properties.append(("bad input", item.callspec.params["name"].partition(":")[0]))
+    if report.when == "call" and report.passed and item.originalname in _TRIED:
+        kind = _TRIED[item.originalname] or item.callspec.params["name"].partition(":")[0]
+        report.user_properties.append(("bad input", kind))
     return report
 
 
@@ -19,7 +26,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     kinds = Counter(each["bad input"] for each in told if "bad input" in each)
     if kinds:
         listed = ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
-        terminalreporter.write_line(f"bad inputs refused in one line: {kinds.total()} ({listed})")
+        terminalreporter.write_line(f"bad inputs answered in one line: {kinds.total()} ({listed})")
 
 
 @pytest.fixture

@@ -1,14 +1,39 @@
-"""Stores and databases that are none."""
+"""Stores and databases that are none, and files that may keep one waiting or have no end."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from front_door import Case
 
+from corpus import evidence, tables
+
 GRID = {"mine.yaml": "cells: {student: ResNet-50, loss: ce}\n"}
+DAMAGED = "cell 0123456789abcdef in store .pld_grid/store is damaged, or of another version"
+CELL = ".pld_grid/store/0123456789abcdef/cell.json"
+NO_FILE = "cannot be read: it is not a regular file"
 
 
 def _folder(work: Path) -> None:
     (work / "mine").mkdir()
+
+
+def _pipe(name: str) -> Callable[[Path], None]:
+    """Nobody ever writes into it."""
+
+    def prepare(work: Path) -> None:
+        path = work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+
+    return prepare
+
+
+def _huge(work: Path) -> None:
+    (work / CELL).parent.mkdir(parents=True)
+    with (work / CELL).open("wb") as file:
+        file.truncate(100 * 2**20)
 
 
 CASES = {
@@ -27,15 +52,33 @@ CASES = {
     "nobody's": Case(
         ("plan", "mine.yaml", "--store", "http://127.0.0.1:1/x"), "store http://127.0.0.1:1/x: cannot list: ", GRID
     ),
-    "of a cell that is damaged": Case(
-        ("why", "0123456789abcdef"),
-        "cell 0123456789abcdef in store .pld_grid/store is damaged, or of another version",
-        {".pld_grid/store/0123456789abcdef/cell.json": '{"seed": 1}'},
+    "of a cell that is damaged": Case(("why", "0123456789abcdef"), DAMAGED, {CELL: '{"seed": 1}'}),
+    "of a cell that is no text": Case(("why", "0123456789abcdef"), DAMAGED, {CELL: bytes(range(256))}),
+    "of a cell that is huge": Case(("why", "0123456789abcdef"), DAMAGED, prepare=_huge),
+    "of a cell that is a pipe": Case(("why", "0123456789abcdef"), DAMAGED, prepare=_pipe(CELL)),
+    "grid that is a pipe": Case(("plan", "mine.yaml"), f"mine.yaml: {NO_FILE}", prepare=_pipe("mine.yaml"), alone=True),
+    "profile that is a pipe": Case(
+        ("plan", "mine.yaml", "--profile", "own.yaml"),
+        "--profile: own.yaml: no such file",
+        GRID,
+        prepare=_pipe("own.yaml"),
     ),
-    "of a cell that is no text": Case(
-        ("why", "0123456789abcdef"),
-        "cell 0123456789abcdef in store .pld_grid/store is damaged, or of another version",
-        {".pld_grid/store/0123456789abcdef/cell.json": bytes(range(256))},
+    "evidence that is a pipe": Case(
+        ("report", "--from", "records", "--out", "mine"),
+        f"mine/records.jsonl: {NO_FILE}",
+        prepare=_pipe("mine/records.jsonl"),
+    ),
+    "report with a pipe": Case(
+        ("report", "--check", "--out", "mine"),
+        f"mine/records.jsonl: {NO_FILE}",
+        {"mine/records.jsonl": evidence.line(evidence.HEADER, {})},
+        prepare=_pipe("mine/records.jsonl"),
+    ),
+    "printed table that is a pipe": Case(
+        ("report", "grid.yaml"),
+        "mine.csv: the paper's table cannot be read: it is not a regular file",
+        {"grid.yaml": tables.GRID, "reports/paper/claims.yaml": tables.CLAIMS},
+        prepare=_pipe("reports/paper/mine.csv"),
     ),
     "database: none": Case(("report", "mine.yaml", "--from", "mlflow"), "there is no MLflow database", GRID, code=3),
     "database: text": Case(
