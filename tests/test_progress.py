@@ -47,6 +47,22 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert [progress.count(state) for state in ("finished", "failed", "diverged")] == [1, 1, 0]
 
 
+def test_what_others_say_is_text_and_no_markup() -> None:
+    """An error of Ray's, or another run's host, may be anything; notebooks have consoles with markup."""
+    one, other = make_cell(), make_distilled()
+    console = _console(terminal=False)
+    with Progress([one, other], 0, console) as progress:
+        progress.hear(Event("split", one.cell_id, reason="see [worker] of [/core]"))
+        progress.hear(Event("held", one.cell_id, reason="run 0 on [/x] trains it"))
+        progress.hear(Event("held", other.cell_id))
+        progress.hear(Event("failed", one.cell_id, reason="KeyError: '[/b]'"))
+    split, held, somebody, failed = _text(console).splitlines()
+    assert split.endswith(": see [worker] of [/core]")
+    assert held == "run 0 on [/x] trains it, and maybe others: its results will be shared"
+    assert somebody.startswith("another run trains some cells, and maybe others")
+    assert "'[/b]'" in failed
+
+
 def test_the_display_shows_what_runs_and_where_it_is() -> None:
     one, other = make_cell(), make_distilled()
     progress = Progress([one, other], 3, _console(terminal=True))
