@@ -208,7 +208,7 @@ def run(
     from pld_grid.train.weights import check_weights
 
     workspace = workspace or Workspace.default()
-    console = console or Console(stderr=True, markup=False)
+    console = console or Console(stderr=True, markup=False, emoji=False)
     machines = machines or grids[0].profile.machines
     told = replace(surroundings(grids, workspace, data_folder, weights_folder), run=uuid.uuid4().hex)
     store = Store(workspace.store)

@@ -1,7 +1,7 @@
 """Measuring this machine or a cluster, and finding what was measured before."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,11 +50,12 @@ def calibrate(
     address: str | None = None,
     data_folder: str | None = None,
     again: bool = False,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Measured]:
     """Measures what prices the grids' cells on this machine, or on the cluster at `address`, and keeps it in the store.
 
     Returns what each of the machine settings that these cells run with is known to cost; `again` measures what is known
-    too.
+    too. `begin` is called once there is something to measure, and nothing stands in its way.
 
     Raises:
         ResourceError: a cohort asks for more than the cluster has, or its devices are of several kinds.
@@ -84,6 +85,7 @@ def calibrate(
     if address is not None:
         schedule.check_address(address)
     store.check_writable()
+    begin()
     started = time.monotonic()
     with schedule.cluster(address) as resources:
         schedule.check_resources(wanted, resources)

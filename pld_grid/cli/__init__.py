@@ -21,6 +21,7 @@ from pld_grid.cli import (
     _teachers,
     _tracking,
     console,
+    shell,
 )
 from pld_grid.errors import PldGridError
 from pld_grid.reading import explained, one_line
@@ -51,9 +52,17 @@ app.command()(_landscapes.landscapes)
 def main() -> None:
     """Runs a command; known errors are one line on standard error. Raises SystemExit with the exit code."""
     try:
+        shell.check()
         code = app(prog_name="pld-grid", standalone_mode=False)
+        shell.flush()
     except PldGridError as error:
         _refuse(str(error), error.exit_code)
+    except MemoryError:
+        _refuse("this needs more memory than there is", 2)
+    except OSError as error:
+        if not shell.is_of_output(error):
+            raise
+        _refuse(f"standard output: {error.strerror}", 2)
     except typer.TyperException as error:
         message = _of_arguments(error)
         if not message:

@@ -131,10 +131,10 @@ def calibrate(
 
     loaded = load(grids, profile, seeds, max_cells)
     machines = api.machines_of(loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort)
-    console.errors.print("measuring what is not known yet; up to a second or two for each part")
     found = api.calibrate(
-        loaded, workspace_of(store), machines=machines, address=address, data_folder=data_dir, again=again
-    )
+        loaded, workspace_of(store), machines=machines, address=address, data_folder=data_dir, again=again,
+        begin=lambda: console.errors.print("measuring what is not known yet; up to a second or two for each part"),
+    )  # fmt: skip
     for calibration, measured in found:
         console.output.print(
             f"{calibration.device}: {len(measured)} parts measured, {len(calibration.rates)} known", soft_wrap=True

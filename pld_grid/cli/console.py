@@ -4,12 +4,15 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-# Of ASCII and Latin-1, without tab and line feed.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from pld_grid.cli import shell
+
+# Of ASCII and Latin-1, without tab and line feed; and halves of characters, which no stream takes.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class _Console(Console):
@@ -18,8 +21,8 @@ class _Console(Console):
     Control characters are shown.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -39,5 +42,6 @@ class _Errors(_Console):
         os.close(silence)
 
 
+shell.prepare()
 errors = _Errors(stderr=True)
 output = _Console()

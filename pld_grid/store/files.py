@@ -64,8 +64,11 @@ class Files:
         self.uri = public_store_uri(self._given)
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self._given)
-        except (ValueError, ImportError, OSError) as error:
-            raise StoreError(one_line(f"store {self.uri}: {self._said(error)}")) from None
+        except Exception as error:
+            # What else a file system raises says nothing to who gave the address.
+            known = isinstance(error, ValueError | ImportError | OSError)
+            said = self._said(error) if known else "nothing can be kept there"
+            raise StoreError(one_line(f"store {self.uri}: {said}")) from None
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         # Object stores pass on what their clients raise, such as botocore's own errors.
         self._errors = (OSError,) if self.local else (Exception,)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 from service import isolated
 
 from pld_grid import cli
@@ -92,7 +91,8 @@ class FrontDoor:
             patch.chdir(self.work)
             patch.setattr("sys.argv", ["pld-grid", *case.command])
             for name in ("errors", "output"):
-                patch.setattr(cli.console, name, Console(stderr=name == "errors", force_terminal=False))
+                console = cli.console._Console(stderr=name == "errors", force_terminal=False)
+                patch.setattr(cli.console, name, console)
             self.capture.readouterr()
             with pytest.raises(SystemExit) as ended:
                 cli.main()
