@@ -56,6 +56,8 @@ cells:
 MIB = 2**20
 # What may come on top in the second half of the cells, of which the driver keeps the names and little else.
 KIB_PER_CELL, FILES = 40.0, 64
+# What a driver may hold at all, most of which torch, Ray and MLflow have before there is any cell.
+DRIVER_MIB, DRIVER_FILES = 1500.0, 128
 
 
 @dataclass
@@ -146,6 +148,8 @@ def alone(folder: Path, cohorts: int, size: int, console: Console) -> tuple[dict
     return figures, [
         Goal("driver's memory, KiB more a cell in the second half", grown, KIB_PER_CELL),
         Goal("driver's open files, more in the second half", more, FILES),
+        Goal("driver's memory, MiB", driver.most("memory"), DRIVER_MIB),
+        Goal("driver's open files", driver.most("files"), DRIVER_FILES),
         Goal("cells not trained exactly once or exit code (0: none)", float(code != 0 or not figures["once"]), 0.0),
     ]
 
@@ -192,6 +196,8 @@ def at_once(folder: Path, drivers: int, size: int, console: Console) -> tuple[di
         "driver_files": files, "exits": codes, "once": once,
     }  # fmt: skip
     return figures, [
+        Goal("drivers at once: memory of each, MiB", memory, DRIVER_MIB),
+        Goal("drivers at once: open files of each", files, DRIVER_FILES),
         Goal("drivers at once: cells not trained exactly once or exit codes (0: none)",
              float(any(codes) or not once), 0.0),
     ]  # fmt: skip
