@@ -35,7 +35,7 @@ from pld_grid.reporting import (
     watch_report,
 )
 from pld_grid.signals import stoppable
-from pld_grid.space import check_space
+from pld_grid.space import check_space, mlflow_bytes, size_text
 from pld_grid.store import PATIENCE, Store, claims
 from pld_grid.workspace import Workspace, local_resources, surroundings
 
@@ -338,11 +338,21 @@ def _mirrored(
             left = mirror.close(MIRROR_TIMEOUT, patience)
             if left:
                 console.print(
-                    f"MLflow at {track.public_uri(workspace.tracking_uri)} lacks {left} runs; they are kept in the "
-                    "store: `pld-grid sync` logs them later.",
+                    f"MLflow at {track.public_uri(workspace.tracking_uri)} lacks {left} runs"
+                    f"{_room_in_mlflow(workspace, plan, store)}; they are kept in the store: `pld-grid sync` logs them "
+                    "later.",
                     style="yellow",
                     soft_wrap=True,
                 )
+
+
+def _room_in_mlflow(workspace: Workspace, plan: Plan, store: Store) -> str:
+    """What the runs that it lacks need, where it may be the disk that is short."""
+    if track.database_path(workspace.tracking_uri) is None:
+        return ""
+    kept = {c.cell_id: m for c in plan.pending if (m := store.mirror(c.cell_id)) is not None}
+    lacking = [c for c in plan.pending if c.cell_id not in kept or kept[c.cell_id].state == "unfinished"]
+    return f", for which it needs about {size_text(mlflow_bytes(lacking))}"
 
 
 def grids_of_report(

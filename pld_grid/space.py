@@ -16,6 +16,7 @@ from pld_grid.errors import ResourceError
 from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort, Plan, Rooms
 from pld_grid.reading import one_line
+from pld_grid.schedule import RAY_BYTES
 from pld_grid.spec import Cell
 from pld_grid.store import KEPT_CHECKPOINTS, Store
 from pld_grid.track.server import database_path
@@ -26,8 +27,6 @@ KIB, MIB = 2**10, 2**20
 _STORE_CELL, _STORE_EPOCH = 48 * KIB, 2 * KIB
 # Of a run in MLflow's sqlite, with its small artifacts. Its log of changes grows to 4 MiB before it is emptied.
 _MLFLOW, _MLFLOW_CELL, _MLFLOW_EPOCH = 6 * MIB, 48 * KIB, 4 * KIB
-# Of a session of Ray: sockets and logs, which a run of some hours does not fill.
-_RAY = 8 * MIB
 # Of Tune, in temporary files.
 _TUNE = MIB
 
@@ -66,14 +65,18 @@ def needs(plan: Plan, rooms: Rooms, workspace: Workspace, *, here: bool = True) 
         found.append(Need(f"store {workspace.store}", Path(store.root), total, "--store"))
     database = database_path(workspace.tracking_uri)
     if database is not None:
-        small = _MLFLOW + sum(_MLFLOW_CELL + _MLFLOW_EPOCH * cell.epochs for cell in cells)
-        found.append(Need(f"MLflow {database}", database, sum(weights.values()) + small, "--tracking-uri"))
+        found.append(Need(f"MLflow {database}", database, mlflow_bytes(cells), "--tracking-uri"))
     if here:
-        found.append(Need(f"Ray {ray_folder()}", ray_folder(), _RAY, "RAY_TMPDIR"))
+        found.append(Need(f"Ray {ray_folder()}", ray_folder(), RAY_BYTES, "RAY_TMPDIR"))
     # Weights pass through there on their way to MLflow, one cell's at a time.
     temporary = Path(tempfile.gettempdir())
     found.append(Need(f"temporary files {temporary}", temporary, _TUNE + max(weights.values(), default=0), "TMPDIR"))
     return found
+
+
+def mlflow_bytes(cells: Iterable[Cell]) -> int:
+    """What an embedded MLflow needs for cells that it has not got."""
+    return _MLFLOW + sum(_weights(cell) + _MLFLOW_CELL + _MLFLOW_EPOCH * cell.epochs for cell in cells)
 
 
 def ray_folder() -> Path:
@@ -135,11 +138,11 @@ def _lack(together: list[Need]) -> Iterator[str]:
     if needed <= free:
         return
     first = together[0]
-    names = f"{first.name}: about {_text(needed)} needed"
+    names = f"{first.name}: about {size_text(needed)} needed"
     if len(together) > 1:
-        parts = ", ".join(f"{need.name} {_text(need.bytes)}" for need in together)
-        names = f"about {_text(needed)} needed on one file system ({parts})"
-    yield f"{names}, {_text(free)} free; free some, or name another place ({first.choice})"
+        parts = ", ".join(f"{need.name} {size_text(need.bytes)}" for need in together)
+        names = f"about {size_text(needed)} needed on one file system ({parts})"
+    yield f"{names}, {size_text(free)} free; free some, or name another place ({first.choice})"
 
 
 def _existing(path: Path) -> Path:
@@ -152,5 +155,6 @@ def _existing(path: Path) -> Path:
     return Path("/")
 
 
-def _text(size: int) -> str:
+def size_text(size: int) -> str:
+    """Bytes in words."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.1f} MiB"

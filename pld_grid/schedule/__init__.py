@@ -1,6 +1,7 @@
 """Runs plans on Ray. The only package that imports Ray; whoever only looks after jobs does not wait for torch."""
 
 from pld_grid.schedule.cluster import (
+    RAY_BYTES,
     check_address,
     check_devices,
     check_resources,
@@ -15,6 +16,6 @@ from pld_grid.schedule.measure import Worker, inspect, measure_costs
 from pld_grid.schedule.waves import run_plan
 
 __all__ = [
-    "Job", "Jobs", "Worker", "check_address", "check_devices", "check_resources", "check_workers", "cluster", "inspect",
-    "local_cpus", "local_memory", "measure_costs", "run_plan", "size_limit", "slots",
+    "RAY_BYTES", "Job", "Jobs", "Worker", "check_address", "check_devices", "check_resources", "check_workers",
+    "cluster", "inspect", "local_cpus", "local_memory", "measure_costs", "run_plan", "size_limit", "slots",
 ]  # fmt: skip

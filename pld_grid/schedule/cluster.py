@@ -21,6 +21,8 @@ from pld_grid.spec import Cell
 _PORT, _CLIENT_PORT = 6379, 10001
 # Ray's resource of a node that has such devices.
 _KIND = "accelerator_type:"
+# Bytes of a session of Ray: sockets and logs, which a run of some hours does not fill.
+RAY_BYTES = 8 * 2**20
 # What a worker imports.
 _TRIAL = "pld_grid.schedule.trial"
 # Seconds for a process to start and import torch.

@@ -16,7 +16,7 @@ from pld_grid.events import Event, Listener
 from pld_grid.files import temporary_folder
 from pld_grid.machine import MachineSettings
 from pld_grid.plan import Cohort
-from pld_grid.schedule.cluster import resources_per_device, slots
+from pld_grid.schedule.cluster import RAY_BYTES, resources_per_device, slots
 from pld_grid.train.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def _run_alike(
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise ResourceError(
-                f"Ray's temporary folder is full ({error.filename}: {error.strerror}); free some space, or name "
-                "another place (RAY_TMPDIR); the same command goes on from there"
+                f"Ray's temporary folder is full ({error.filename}: {error.strerror}); free about "
+                f"{RAY_BYTES / 2**20:.0f} MiB, or name another place (RAY_TMPDIR); the same command goes on from there"
             ) from error
     return [(cohort, dead.get(place)) for place, cohort in enumerate(cohorts)]

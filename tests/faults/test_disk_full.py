@@ -137,7 +137,7 @@ def test_a_full_disk_of_rays_is_said(
         assert runs[0].end() == 2, runs[0].said
         count("Ray's temporary folder full")
     assert "Traceback" not in runs[0].said
-    assert "Ray's temporary folder is full" in _last_line(runs[0].said)
+    assert re.search(r"Ray's temporary folder is full \(.+\); free about \d+ MiB", _last_line(runs[0].said))
     runs.append(Run(service.start("run")))
     assert runs[1].end() == 0, runs[1].said
     check_whole(service, undisturbed(PROFILE, GRID), _seen(runs))
@@ -161,6 +161,7 @@ def test_a_full_disk_of_mlflows_does_not_stop_training(
             assert len(told) == 1, run.said
             assert "training goes on" in told[0]
             assert "`pld-grid sync` logs them later" in run.said
+            assert re.search(r"MLflow at sqlite:\S+ lacks \d+ runs, for which it needs about \d+\.\d MiB;", run.said)
             assert service.numbers() == undisturbed(PROFILE, GRID)
             _, err = service.run("sync", code=3)
             assert len(err.strip().splitlines()) == 1
