@@ -89,8 +89,11 @@ def load_grids(
         if any(grid.name == other.name for other in grids):
             raise InputError(f"{path}: two grids are called {grid.name}")
         grids.append(grid)
-    # A table or figure that cannot be built should be known before its cells are trained.
-    declared_plots(grids, [report_module.build_table(grid, {}, paper_folder()) for grid in grids])
+    # A table, file or figure that cannot be built should be known before its cells are trained.
+    tables = [report_module.build_table(grid, {}, paper_folder()) for grid in grids]
+    for table in tables:
+        report_module.table_headers(table)
+    declared_plots(grids, tables)
     return grids
 
 

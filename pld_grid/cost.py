@@ -7,11 +7,14 @@ any cohort. Keys name a part by what decides its speed; hyperparameters that are
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell, Count, Frozen, Model, NonNegative
 from pld_grid.store import Store
+from pld_grid.store.content import Whole
 
 FOLDER = "calibration"
 # Of a slot's memory: the allocator needs room, and the parts were measured one at a time.
@@ -24,6 +27,10 @@ _SPEED = ("cpus_per_cohort", "gpus_per_cohort", "loader_workers", "prefetch_batc
 Kind = Literal["loading", "teacher", "student"]
 
 
+# Far beyond any device, and still what can be multiplied, added and printed.
+Seconds = Annotated[NonNegative, Field(le=1e9)]
+
+
 class Rate(Frozen):
     """One measured part. Seconds are per image, but for those of a checkpoint and of the start (`setup`).
 
@@ -33,14 +40,14 @@ class Rate(Frozen):
 
     what: str
     fits: bool = True
-    train_seconds: NonNegative = 0.0
-    validation_seconds: NonNegative = 0.0
-    setup_seconds: NonNegative = 0.0
-    checkpoint_seconds: NonNegative = 0.0
-    held_bytes: int = 0
-    peak_bytes: int = 0
-    train_images: int = 0
-    validation_images: int = 0
+    train_seconds: Seconds = 0.0
+    validation_seconds: Seconds = 0.0
+    setup_seconds: Seconds = 0.0
+    checkpoint_seconds: Seconds = 0.0
+    held_bytes: Whole = 0
+    peak_bytes: Whole = 0
+    train_images: Whole = 0
+    validation_images: Whole = 0
 
 
 class Calibration(Frozen):
@@ -55,11 +62,11 @@ class Calibration(Frozen):
     measured: str
     commit: str
     machine: MachineSettings
-    slots: Count
-    memory_bytes: int
-    base_bytes: int
-    start_seconds: NonNegative
-    wave_seconds: NonNegative
+    slots: Annotated[Count, Field(le=2**53)]
+    memory_bytes: Whole
+    base_bytes: Whole
+    start_seconds: Seconds
+    wave_seconds: Seconds
     rates: dict[str, Rate]
 
 

@@ -162,7 +162,7 @@ class _Expansion:
             if name is None:
                 raise self.error(index, "teacher", "a teacher block needs teacher names")
             labels = {**block.labels, "teacher": name, "loss": "teacher"}
-            self.check_labels(index, block, ("teacher", "loss"))
+            self.check_labels(index, block, AXES)
             yield Entry(labels, self.teacher(index, name), "teacher", index)
 
     def student_entries(self, index: int, block: Block) -> Iterator[Entry]:

@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from pld_grid.layout import Layout, many
-from pld_grid.spec import Frozen, Scalar, Seed
+from pld_grid.spec import MAX_EPOCHS, Frozen, Scalar, Seed
 
+MAX_LABELS = 50
 AXES = ("teacher", "student", "epochs", "optimizer", "loss", "hyperparameters", "divergence", "standardization", "seed")
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
-Epochs = Annotated[StrictInt, Field(ge=1, le=100_000)]
+Epochs = Annotated[StrictInt, Field(ge=1, le=MAX_EPOCHS)]
 
 
 Names = Annotated[list[StrictStr], BeforeValidator(many), Field(min_length=1)]
@@ -41,7 +42,8 @@ class Block(Axes):
     that the table's differences refer to, which gets no row."""
 
     role: Literal["student", "teacher", "baseline"] = "student"
-    labels: dict[str, Scalar] = {}
+    # Every entry of the block has them all.
+    labels: Annotated[dict[str, Scalar], Field(max_length=MAX_LABELS)] = {}
 
 
 class GridFile(Frozen):

@@ -18,6 +18,13 @@ Metric = Literal[
     "top1", "top5", "best_top1", "kl_teacher_student", "kl_student_teacher", "train_loss"
 ]  # fmt: skip
 BASELINE = "baseline"
+# A grid of a few thousand bytes could otherwise make gigabytes of a table, or hours of drawing. The paper's tables have
+# differences of differences (four terms), ten columns, one figure, headers of 17 letters.
+MAX_TERMS = 8
+MAX_COLUMNS = 100
+MAX_DIFFERENCE_ROWS = 100
+MAX_FIGURES = 20
+MAX_HEADER = 100  # letters
 
 
 def many(value: Any) -> Any:
@@ -32,7 +39,7 @@ class Column(Frozen):
     `only` leaves the column blank in rows that do not match.
     """
 
-    header: Annotated[str, Field(min_length=1)]
+    header: Annotated[str, Field(min_length=1, max_length=MAX_HEADER)]
     axis: str | list[str] | None = None
     metric: Metric | None = None
     parameters: Literal["student", "teacher"] | None = None
@@ -65,7 +72,7 @@ class Column(Frozen):
 class DifferenceRow(Frozen):
     """A last row: the rows that match the first of `minus` less those that match the second."""
 
-    header: str
+    header: Annotated[str, Field(max_length=MAX_HEADER)]
     minus: tuple[Where, Where]
 
 
@@ -106,11 +113,11 @@ class Layout(Frozen):
 
     title: str = ""
     rows: list[str] = []
-    columns: list[Column] = []
-    difference_rows: list[DifferenceRow] = []
+    columns: Annotated[list[Column], Field(max_length=MAX_COLUMNS)] = []
+    difference_rows: Annotated[list[DifferenceRow], Field(max_length=MAX_DIFFERENCE_ROWS)] = []
     paper: Annotated[str, AfterValidator(check_name)] | None = None
     paper_dataset: PaperDataset = PaperDataset()
-    figures: list[FigureLayout] = []
+    figures: Annotated[list[FigureLayout], Field(max_length=MAX_FIGURES)] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> "Layout":
@@ -146,6 +153,7 @@ class Layout(Frozen):
                 raise document.error((*at, "loss"), message)
 
         check_labels(document, (*base, "rows"), self.rows, valid)
+        self._check_terms(document)
         for number, column in enumerate(self.columns):
             at = (*base, "columns", number)
             check_labels(document, (*at, "axis"), column.axes, valid)
@@ -166,6 +174,18 @@ class Layout(Frozen):
             check_headers(document, (*at, "series"), [figure.series] if figure.series else [], keys, "labels")
             for rule, where in enumerate(figure.exclude):
                 check_where((*at, "exclude", rule), where)
+
+    def _check_terms(self, document: Document) -> None:
+        """Raises InputError at the first column that comes to too many cells: differences may double them each time."""
+        terms: dict[str, int] = {}
+        for number, column in enumerate(self.columns):
+            terms[column.header] = sum(terms.get(operand, 1) for operand in column.minus) if column.minus else 1
+            if terms[column.header] > MAX_TERMS:
+                raise document.error(
+                    ("table", "columns", number, "minus"),
+                    f'column "{column.header}" comes to {terms[column.header]} cells for each number; {MAX_TERMS} are '
+                    "the most",
+                )
 
 
 def check_labels(document: Document, at: Path_, names: Iterable[str], valid: set[str]) -> None:

@@ -4,12 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pld_grid.spec import Cell, Count, Flag, Frozen, Model, NonNegative, Positive
 
+# Of a processor or device: far less than anything runs on, and more slots than that plans nothing.
+LEAST = 0.001
 T = TypeVar("T")
 S = TypeVar("S")
+
+
+def _nothing_or_some(value: float) -> float:
+    if 0 < value < LEAST:
+        raise ValueError(f"must be 0 or at least {LEAST}, not {value:g}")
+    return value
 
 
 class MachineSettings(Frozen):
@@ -22,8 +30,8 @@ class MachineSettings(Frozen):
     digits, and so may another kind of device; the others change none.
     """
 
-    cpus_per_cohort: Positive = 1
-    gpus_per_cohort: NonNegative = 0
+    cpus_per_cohort: Annotated[Positive, Field(ge=LEAST)] = 1
+    gpus_per_cohort: Annotated[NonNegative, AfterValidator(_nothing_or_some)] = 0
     devices_per_cohort: Count = 1
     accelerator: str | None = None
     cohort_size: Count | None = None

@@ -63,6 +63,8 @@ def pack(groups: Sequence[Group], slots: int, *, largest: int | None = None, mem
     prepared = _prepare(groups, slots, largest, memory)
     if not prepared:
         return []
+    # More would only stand empty, and may be more than memory holds.
+    slots = min(slots, sum(len(group.jobs) for group in prepared))
     plans = _candidates(prepared, slots)
     best = min(plan.end for plan in plans)
     good = [plan for plan in plans if plan.end <= best * (1 + TOLERANCE)]
@@ -72,7 +74,8 @@ def pack(groups: Sequence[Group], slots: int, *, largest: int | None = None, mem
 
 def makespan(parts: Iterable[Part], slots: int) -> float:
     """Seconds until all parts have ended, if whichever of the slots falls free first starts the next part."""
-    return max((end for _, end in _run([part.end - part.start for part in parts], slots)), default=0.0)
+    seconds = [part.end - part.start for part in parts]
+    return max((end for _, end in _run(seconds, min(slots, len(seconds)))), default=0.0)
 
 
 def lower_bound(groups: Sequence[Group], slots: int, *, largest: int | None = None, memory: int | None = None) -> float:

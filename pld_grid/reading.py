@@ -42,6 +42,7 @@ _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
 # What pydantic's complaint about a type asks for, in the words of a YAML file.
 _KINDS = {
     "string_type": "text",
+    "string_unicode": "text of whole characters",
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "a mapping of keys to values",
@@ -188,7 +189,9 @@ def explained(problem: ErrorDetails) -> str:
     if kind in ("too_short", "too_long"):
         least = kind == "too_short"
         bound = f"at least {context['min_length']}" if least else f"at most {context['max_length']}"
-        return f"expected {bound} values, not {context['actual_length']}: {show(value)}"
+        return f"expected {bound} values, not {len(value)}: {show(value)}"
+    if kind == "string_too_long":
+        return f"expected at most {context['max_length']} letters, not {len(value)}: {show(value)}"
     if kind == "string_pattern_mismatch":
         return f"must match {context['pattern']}, not {show(value)}"
     return f"{message[0].lower()}{message[1:]}, not {show(value)}"

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Progress, Provenance, Store
+from pld_grid.store.content import Epoch, Metrics, Text, Whole
 
 State = Literal["finished", "diverged", "failed", "lost", "cancelled", "unfinished", "queued", "stale"]
 
@@ -24,15 +25,15 @@ class Record:
     (or empty). All `epochs`, and where the cell was trained, are known once it has a receipt.
     """
 
-    cell_id: str
+    cell_id: Text
     state: State
-    reason: str
-    epoch: int
-    metrics: Mapping[str, float]
-    parameters: int | None
-    commit: str
-    run_id: str
-    experiment_id: str = ""
+    reason: Text
+    epoch: Epoch
+    metrics: Metrics
+    parameters: Whole | None
+    commit: Text
+    run_id: Text
+    experiment_id: Text = ""
     epochs: tuple[EpochRecord, ...] = ()
     provenance: Provenance | None = None
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SPEC_VERSION = 1
+MAX_EPOCHS = 100_000
 
 
 def _one_zero(value: float) -> float:
@@ -258,7 +259,7 @@ class Cell(Frozen):
     student: Model
     loss: Loss
     optimizer: Optimizer
-    epochs: Annotated[int, Field(ge=0, le=100_000, strict=True)]
+    epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS, strict=True)]
     seed: Seed = 0
     conventions: Conventions = Conventions()
 

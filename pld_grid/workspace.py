@@ -74,7 +74,8 @@ def code_version() -> str:
     """The commit that runs, with `-dirty` if files differ from it; empty if unknown."""
     given = os.environ.get("PLD_GRID_COMMIT")
     if given is not None:
-        return given
+        # It goes into receipts.
+        return one_line(given)
     answers = []
     for command in (
         # Installed into somebody else's repository, this file is not part of it.

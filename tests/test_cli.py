@@ -137,6 +137,9 @@ def test_help_names_every_command(run: Run) -> None:
 def test_the_code_version_is_a_commit_or_what_the_image_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLD_GRID_COMMIT", "built-from-1234")
     assert workspace.code_version() == "built-from-1234"
+    # What Python makes of a byte that is no text could be in no receipt.
+    monkeypatch.setenv("PLD_GRID_COMMIT", "built\udcff")
+    assert workspace.code_version() == r"built\udcff"
     monkeypatch.delenv("PLD_GRID_COMMIT")
     assert len(workspace.code_version().removesuffix("-dirty")) in (0, 40)
 

@@ -117,6 +117,41 @@ def test_loader_processes_cost_only_what_they_are_slower() -> None:
     assert Costs(slow).shared([cell]).seconds == 18 + 3 * (128 * (18 + 2) + 10) + 40
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("device", "memory_bytes", 10**400),
+        ("device", "base_bytes", -(10**30)),
+        ("device", "slots", 10**400),
+        ("device", "start_seconds", 1e308),
+        ("device", "wave_seconds", 1e308),
+        ("rate", "train_images", 10**30),
+        ("rate", "train_images", -(10**30)),
+        ("rate", "validation_images", 10**400),
+        ("rate", "train_seconds", 1e308),
+        ("rate", "held_bytes", 10**400),
+        ("rate", "peak_bytes", -1),
+    ],
+)
+def test_a_calibration_with_absurd_numbers_is_another_versions(
+    tmp_path: Path, part: str, key: str, value: float
+) -> None:
+    cell, store = make_cell(), Store(tmp_path)
+    whole = calibration_of(cell)
+    cost.keep(store, whole)
+    assert cost.find(store, whole.machine) == whole
+    first, rate = next(iter(whole.rates.items()))
+    odd = {key: value} if part == "device" else {"rates": {first: rate.model_copy(update={key: value})}}
+    cost.keep(store, whole.model_copy(update=odd))
+    assert cost.find(store, whole.machine) is None
+
+
+def test_no_more_slots_are_planned_than_there_are_cells(grid: MakeGrid) -> None:
+    planned = grid(f"cells: {{{BASE}, loss: [kd, pld], seed: [0, 1]}}")
+    found = calibration_of(*planned.cells(), slots=10**9, memory_bytes=2**53)
+    assert len(make_plan([planned], (), ByStudent(Room(slots=found.slots, costs=Costs(found)))).pending) == 5
+
+
 def test_checkpoints_are_paid_as_often_as_they_are_written() -> None:
     cell = make_distilled()
     every, seldom = (Costs(calibration_of(cell), MachineSettings(checkpoint_every=n)) for n in (1, 4))

@@ -235,6 +235,20 @@ def test_uses_are_those_of_the_tables_themselves(profile: Profiles, workspace: W
     assert shared > 10
 
 
+def test_a_use_is_found_without_looking_at_every_cell(
+    profile: Profiles, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hundred seeds that took a minute."""
+    cells = small(table_grid("table03", profile("digits"), seeds=40), "kd")
+    library = explain.Library("digits", workspace, seeds=40)
+    first = list(library.uses(cells[0]))
+    under, asked = Cell.id_under, []
+    monkeypatch.setattr(Cell, "id_under", lambda cell, seed: asked.append(seed) or under(cell, seed))
+    assert len(cells) == 40
+    assert all(list(library.uses(cell)) == first for cell in cells)
+    assert len(asked) < 4 * len(cells) * len(library.shelves)
+
+
 def test_an_account_has_run_files_provenance_and_what_the_paper_leaves_open(
     profile: Profiles, workspace: Workspace
 ) -> None:

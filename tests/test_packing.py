@@ -245,6 +245,13 @@ def test_memory_counts_what_is_shared_and_the_largest_job_may_exceed_it() -> Non
     assert len(pack([light], 1, memory=9)) == 6
 
 
+def test_slots_beyond_all_jobs_cost_nothing() -> None:
+    groups = [same(2, 3, shared=1), same(5, 2)]
+    parts = pack(groups, 5)
+    assert pack(groups, 10**12) == parts
+    assert makespan(parts, 10**12) == makespan(parts, 5) == 5
+
+
 def test_nothing_to_do() -> None:
     assert pack([], 3) == pack([Group(5.0, ())], 3) == []
     assert lower_bound([], 3) == makespan([], 3) == 0.0

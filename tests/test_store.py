@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pld_grid.errors import StoreError, StoreFull
 from pld_grid.files import create_whole, read_regular, write_whole
-from pld_grid.store import KEPT_CHECKPOINTS, Manifest, Mirror, Status, Store, files, sha256
+from pld_grid.store import KEPT_CHECKPOINTS, Manifest, Mirror, Status, Store, claims, files, sha256
 from pld_grid.store.claims import Claims
 from pld_grid.store.leases import Lease
 
@@ -550,3 +550,54 @@ def test_killed_writers_leave_only_whole_files(tmp_path: Path) -> None:
 
 def test_manifests_name_their_cell() -> None:
     assert {"cell_id", "sha256", "epoch"} <= Manifest.model_fields.keys()
+
+
+TIME, EPOCH = 1e300, make_epochs(1)[0]
+ABSURD: dict[str, dict[str, Any]] = {
+    "parameters": {"parameters": 10**400},
+    "negative parameters": {"parameters": -1},
+    "metrics": {"metrics": {"top1": 1e308}},
+    "epoch": {"epochs": (EPOCH.model_copy(update={"epoch": 10**400}),)},
+    "time of an epoch": {"epochs": (EPOCH.model_copy(update={"time": TIME}),)},
+    "metrics of an epoch": {"epochs": (EPOCH.model_copy(update={"metrics": {"top1": -1e308}}),)},
+    **{
+        f"{key} of its making": {"provenance": make_receipt(CELL).provenance.model_copy(update={key: value})}
+        for key, value in {"started": -TIME, "ended": TIME, "threads": 10**400, "devices": -1}.items()
+    },
+}
+
+
+@pytest.mark.parametrize("what", ABSURD)
+def test_a_receipt_with_absurd_numbers_is_another_versions(store: Store, what: str) -> None:
+    """It counts as absent and stays, and nobody trains the cell again."""
+    receipt = make_receipt(CELL)
+    store.write_model(receipt, CELL.cell_id, "receipt.json")
+    assert store.receipt(CELL) == receipt
+    store.write_model(receipt.model_copy(update=ABSURD[what]), CELL.cell_id, "receipt.json")
+    assert store.receipt(CELL) is None
+    assert store.progress(CELL.cell_id) is None
+    with pytest.raises(StoreError, match="has a receipt of another version of pld_grid"):
+        store.check_receipt(CELL)
+    assert "receipt.json" in names(store, CELL.cell_id)
+
+
+def test_what_happened_at_absurd_times_did_not_happen(store: Store) -> None:
+    begin(store, CELL, 1)
+    store.note(CELL.cell_id, "its worker died")
+    (note,) = store.history(CELL.cell_id)
+    status, entry = Status(state="failed", time=STARTED), claims.Entry(kind="claimed", run="", lease="x", time=STARTED)
+    for kept, *place in ((status, "status.json"), (note, "history", "9.json"), (entry, "claims", "000001.json")):
+        store.write_model(kept.model_copy(update={"time": TIME}), CELL.cell_id, *place)
+    found = store.progress(CELL.cell_id)
+    assert found is not None
+    assert found.state == "unfinished"
+    assert store.history(CELL.cell_id) == [note]
+    assert claims.entries(store, CELL.cell_id) == []
+
+
+def test_the_largest_numbers_that_a_receipt_may_have(store: Store) -> None:
+    """Far from what any training makes, and still read."""
+    epoch = EPOCH.model_copy(update={"epoch": 100_000, "time": 1e11, "metrics": {"top1": 1e100, "top5": -1e100}})
+    receipt = make_receipt(CELL, parameters=2**53, epochs=(epoch,))
+    store.write_receipt(receipt)
+    assert store.receipt(CELL) == receipt

@@ -41,7 +41,9 @@ def plan(
     devices_per_cohort: Devices = None,
     cohort_size: CohortSize = None,
     weights_dir: WeightsDir = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Cohorts at a time. \\[default: what fits here]")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Cohorts at a time. \\[default: what fits here]")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Whose calibration prices the plan. \\[default: this machine's]")
     ] = None,

@@ -87,7 +87,7 @@ def report(
         bool, typer.Option(help="Write nothing; exit with 1 unless the report there follows from its records.")
     ] = False,
     watch: Annotated[bool, typer.Option(help="Write again as cells finish, until all have.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two looks.")] = 5.0,
+    interval: Annotated[float, typer.Option(min=0.1, max=10**6, help="With --watch: seconds between two looks.")] = 5.0,
     show: Annotated[bool, typer.Option(help="Print the tables too.")] = False,
 ) -> None:
     """Rebuild tables as CSV and Markdown, ours beside the paper's."""

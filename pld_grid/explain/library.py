@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,13 +47,45 @@ class Shelf:
 
     def has(self, cell: Cell) -> bool:
         """Whether the grid needs a cell, or would with more seeds."""
-        return cell.cell_id in self.cells or any(self.like(other, cell) for other in self.cells.values())
+        return cell.cell_id in self.cells or cell.id_under(0) in self._replicates
 
-    def like(self, mine: Cell, cell: Cell) -> bool:
-        """Whether a cell of the grid is that cell, or its replicate under another seed."""
-        if mine.cell_id == cell.cell_id:
-            return True
-        return mine.cell_id in self.replicated and mine.id_under(cell.seed) == cell.cell_id
+    def shown(self, cell: Cell) -> list[tuple[str, tuple[str, ...]]]:
+        """The rows, with their columns, that show a cell or its replicate under another seed."""
+        places = {*self._places.get(cell.cell_id, ()), *self._places_of_replicates.get(cell.id_under(0), ())}
+        columns: dict[int, list[str]] = {}
+        for row, column in sorted(places):
+            columns.setdefault(row, []).append(self.table.headers[column])
+        return [(self.table.rows[row].name, tuple(headers)) for row, headers in columns.items()]
+
+    @cached_property
+    def students(self) -> Counter[str]:
+        """How many students each teacher has, by its id."""
+        return Counter(cell.teacher.cell_id for cell in self.cells.values() if cell.teacher is not None)
+
+    @cached_property
+    def _replicates(self) -> frozenset[str]:
+        """What replicated cells are called under seed 0, where those that differ in nothing else meet."""
+        return frozenset(self.cells[cell_id].id_under(0) for cell_id in self.replicated)
+
+    @cached_property
+    def _places(self) -> dict[str, set[tuple[int, int]]]:
+        """Rows and columns of the table by the cells that they show."""
+        found: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        for row, each in enumerate(self.table.rows):
+            for column, value in enumerate(each.cells):
+                # Of the cells of one model any may tell its size.
+                if isinstance(value, Value) and not value.fact:
+                    for sample in value.samples:
+                        for term in sample.terms:
+                            found[term.cell_id].add((row, column))
+        return found
+
+    @cached_property
+    def _places_of_replicates(self) -> dict[str, set[tuple[int, int]]]:
+        found: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        for cell_id in self._places.keys() & self.replicated:
+            found[self.cells[cell_id].id_under(0)] |= self._places[cell_id]
+        return found
 
 
 class Library:
@@ -155,19 +188,9 @@ class Library:
     def uses(self, cell: Cell) -> Iterator[Use]:
         """Every row that shows a result of the cell, or would with more seeds, and every table that it teaches in."""
         for name, shelf in self.shelves.items():
-            shown = 0
-            for row in shelf.table.rows:
-                columns = tuple(
-                    header
-                    for header, value in zip(shelf.table.headers, row.cells, strict=True)
-                    # Of the cells of one model any may tell its size.
-                    if isinstance(value, Value) and not value.fact and _shows(shelf, value, cell)
-                )
-                if columns:
-                    shown += 1
-                    yield Use(name, row.name, columns)
-            teachers = (other.teacher for other in shelf.cells.values() if other.teacher is not None)
-            students = sum(teacher.cell_id == cell.cell_id for teacher in teachers)
+            shown = shelf.shown(cell)
+            yield from (Use(name, row, columns) for row, columns in shown)
+            students = shelf.students[cell.cell_id]
             if students or (not shown and shelf.has(cell)):
                 yield Use(name, students=students)
 
@@ -200,8 +223,3 @@ def _grid_files() -> list[Path]:
     folders = (Path(__file__).parent.parent.parent / "grids", Path("grids"))
     found = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     return list(found.values())
-
-
-def _shows(shelf: Shelf, value: Value, cell: Cell) -> bool:
-    behind = {term.cell_id for sample in value.samples for term in sample.terms}
-    return any(shelf.like(shelf.cells[cell_id], cell) for cell_id in behind if cell_id in shelf.cells)

@@ -19,13 +19,9 @@ PROVENANCE_HEADERS = (
 )  # fmt: skip
 
 
-def table_csv(table: Table) -> str:
-    """The table: for each number ours, std, n, the paper's, the difference and the state, in columns of their own.
-
-    Columns that hold differences have the bounds of their intervals too; the last column names the versions of the code
-    behind a row's numbers. "-" stands for what there is not. Raises InputError if two columns would get the same name.
-    """
-    parts = {index: _parts(table, index) for index in range(len(table.headers)) if table.is_value(index)}
+def table_headers(table: Table) -> list[str]:
+    """The header of `table_csv`. Raises InputError if two columns would get the same name."""
+    parts = _all_parts(table)
     headers = list(SETTING_HEADERS)
     for index, header in enumerate(table.headers):
         headers += [header if part == "ours" else f"{header} {part}" for part in parts.get(index, ("ours",))]
@@ -33,6 +29,16 @@ def table_csv(table: Table) -> str:
     if len(set(headers)) < len(headers):
         twice = next(header for header in headers if headers.count(header) > 1)
         raise InputError(f'table {table.name}: two columns of its CSV would be called "{twice}"; rename one')
+    return headers
+
+
+def table_csv(table: Table) -> str:
+    """The table: for each number ours, std, n, the paper's, the difference and the state, in columns of their own.
+
+    Columns that hold differences have the bounds of their intervals too; the last column names the versions of the code
+    behind a row's numbers. "-" stands for what there is not. Raises InputError as `table_headers` does.
+    """
+    headers, parts = table_headers(table), _all_parts(table)
     rows = []
     for row in table.rows:
         fields = _setting(table, row)
@@ -57,6 +63,11 @@ def provenance_csv(tables: Iterable[Table]) -> str:
                     for sample in cell.samples:
                         rows += [_provenance(table, row, header, sample, term) for term in sample.terms]
     return csv_text(PROVENANCE_HEADERS, rows)
+
+
+def _all_parts(table: Table) -> dict[int, tuple[str, ...]]:
+    """The parts of each column that holds numbers."""
+    return {index: _parts(table, index) for index in range(len(table.headers)) if table.is_value(index)}
 
 
 def _parts(table: Table, index: int) -> tuple[str, ...]:

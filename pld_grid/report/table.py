@@ -17,6 +17,9 @@ from pld_grid.report.versions import count_versions
 from pld_grid.spec import Cell
 
 TableCell = str | Value
+# Cells behind all numbers of a table, each time that one is shown; the paper's tables have at most 5 per entry.
+MAX_TERMS, MAX_TERMS_PER_ENTRY = 100_000, 50
+MAX_NAME = 300  # letters of a row, which figures draw one by one
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class _Builder:
         self.columns = grid.layout.columns
         self.keys = tuple(column.header for column in self.columns if column.axes)
         self.baselines = [entry for entry in grid.entries if entry.role == "baseline"]
+        self.terms, self.most = 0, max(MAX_TERMS, MAX_TERMS_PER_ENTRY * len(grid.entries))
 
     def rows(self) -> list[Row]:
         groups: dict[tuple[Any, ...], list[Entry]] = {}
@@ -120,6 +124,9 @@ class _Builder:
     def row(self, entries: list[Entry]) -> Row:
         texts = {c.header: self.axis_text(c, entries[0]) for c in self.columns if c.axes}
         name = describe(self.keys, tuple(texts[key] for key in self.keys))
+        if len(name) > MAX_NAME:
+            message = f"a row's name has {len(name)} letters, and {MAX_NAME} are the most: {name}"
+            raise self.grid.document.error(("table", "columns"), message)
         samples: dict[str, tuple[Sample, ...]] = {}
         cells: list[TableCell] = []
         for number, column in enumerate(self.columns):
@@ -133,8 +140,17 @@ class _Builder:
                 cells.append("")
             else:
                 samples[column.header] = found
-                cells.append(Value(found, column.format, fact=column.parameters is not None))
+                cells.append(self.value(found, column, fact=column.parameters is not None))
         return Row(name, tuple(cells), tuple(entries))
+
+    def value(self, samples: tuple[Sample, ...], column: Column, *, fact: bool = False) -> Value:
+        """A number of the table. Raises InputError where there get to be more than any memory should hold."""
+        self.terms += sum(len(sample.terms) for sample in samples)
+        if self.terms > self.most:
+            raise self.grid.document.error(
+                ("table",), f"its numbers come to more than {self.most} cells: rows x columns x seeds are too many"
+            )
+        return Value(samples, column.format, fact=fact)
 
     def axis_text(self, column: Column, entry: Entry) -> str:
         """A label as the table spells it; empty where the entry has none, or where `only` says so."""
@@ -245,7 +261,7 @@ class _Builder:
         for number, column in enumerate(self.columns):
             left, right = (row.cells[number] for row in sides)
             if isinstance(left, Value) and isinstance(right, Value) and not left.fact:
-                cells.append(Value(subtract(left.samples, right.samples), column.format))
+                cells.append(self.value(subtract(left.samples, right.samples), column))
             else:
                 cells.append(wanted.header if column.header == self.keys[0] else "")
         name = describe(self.keys, (wanted.header, *("" for _ in self.keys[1:])))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pld_grid.errors import StoreError
 from pld_grid.spec import Cell, Frozen
 from pld_grid.store.cells import Store
-from pld_grid.store.content import Receipt
+from pld_grid.store.content import Receipt, Time
 from pld_grid.store.files import enveloped, opened
 from pld_grid.store.leases import FROZEN, Lease, Observer, gone, read
 
@@ -38,7 +38,7 @@ class Entry(Frozen):
     run: str
     lease: str
     host: str = ""
-    time: float
+    time: Time
     receipt: Receipt | None = None
 
 

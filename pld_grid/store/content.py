@@ -1,32 +1,47 @@
-"""What a store holds, as data."""
+"""What a store holds, as data.
 
-from typing import Literal
+Numbers have bounds far beyond what any training makes, so that whatever adds, divides or prints them never meets one
+that it cannot: a file with another number is one that this version does not know.
+"""
 
-from pld_grid.spec import Cell, Frozen
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from pld_grid.spec import MAX_EPOCHS, Cell, Frozen
+
+LARGEST_METRIC = 1e100
+# Whoever measures a text also refuses half a surrogate pair, which JSON may hold and neither file nor terminal takes.
+Text = Annotated[str, Field(max_length=10**6)]
+# What a double counts exactly.
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
+Metrics = dict[Text, Annotated[float, Field(ge=-LARGEST_METRIC, le=LARGEST_METRIC, allow_inf_nan=False)]]
+# Unix time in seconds, until the year 5138.
+Time = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 State = Literal["finished", "diverged", "failed", "lost", "cancelled", "unfinished"]
 
 
 class EpochRecord(Frozen):
-    """One epoch of one cell. `time` is Unix time in seconds; metrics are finite."""
+    """One epoch of one cell. `time` is Unix time in seconds."""
 
-    epoch: int
-    time: float
-    metrics: dict[str, float]
+    epoch: Epoch
+    time: Time
+    metrics: Metrics
 
 
 class Provenance(Frozen):
     """Where and with what a cell was trained."""
 
-    commit: str
-    versions: dict[str, str]
-    device: str
-    threads: int
+    commit: Text
+    versions: dict[Text, Text]
+    device: Text
+    threads: Whole
     channels_last: bool = False
     compile: bool = False
-    devices: int = 1
-    started: float
-    ended: float
+    devices: Whole = 1
+    started: Time
+    ended: Time
 
 
 class Receipt(Frozen):
@@ -37,9 +52,9 @@ class Receipt(Frozen):
 
     cell: Cell
     state: Literal["finished", "diverged"]
-    reason: str = ""
-    parameters: int
-    metrics: dict[str, float]
+    reason: Text = ""
+    parameters: Whole
+    metrics: Metrics
     epochs: tuple[EpochRecord, ...]
     weights_sha256: str | None = None
     provenance: Provenance
@@ -50,10 +65,10 @@ class Manifest(Frozen):
 
     cell_id: str
     spec_version: int
-    epoch: int
+    epoch: Epoch
     sha256: str
-    parameters: int
-    started: float
+    parameters: Whole
+    started: Time
     epochs: tuple[EpochRecord, ...]
 
 
@@ -62,8 +77,8 @@ class Status(Frozen):
 
     state: Literal["failed", "lost", "cancelled"]
     reason: str = ""
-    epoch: int = 0
-    time: float
+    epoch: Epoch = 0
+    time: Time
 
 
 class Mirror(Frozen):
@@ -100,5 +115,5 @@ class Progress(Frozen):
 class Note(Frozen):
     """Something that happened to a cell and is worth knowing later. `time` is Unix time in seconds."""
 
-    time: float
+    time: Time
     text: str

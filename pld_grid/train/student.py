@@ -11,6 +11,7 @@ from torch import Tensor
 from pld_grid.machine import MachineSettings
 from pld_grid.spec import Cell
 from pld_grid.store import EpochRecord, Manifest, sha256
+from pld_grid.store.content import LARGEST_METRIC
 from pld_grid.train import losses
 from pld_grid.train.device import out_of_memory
 from pld_grid.train.failure import Failed
@@ -196,7 +197,7 @@ class Student:
         return None
 
     def end_epoch(self, images_per_second: float) -> EpochRecord:
-        """Records the epoch. Raises Diverged if the loss or the weights are no longer finite."""
+        """Records the epoch. Raises Diverged if loss or weights are no longer finite, or a metric is beyond all."""
         epoch = self.next_epoch if self.cell.epochs else 0
         self._check_finite(epoch)
         metrics = self.validation_metrics.result()
@@ -209,6 +210,10 @@ class Student:
                 "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 "images_per_second": images_per_second,
             }
+        for name, value in metrics.items():
+            # Nobody could add or draw it. A NaN is not below anything either.
+            if not abs(value) <= LARGEST_METRIC:
+                raise Diverged(f"{name} was {value:g} after epoch {epoch}")
         record = EpochRecord(epoch=epoch, time=time.time(), metrics=metrics)
         self.records.append(record)
         return record

@@ -8,23 +8,25 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from io import BytesIO
-from itertools import combinations
+from itertools import combinations, cycle
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from synthetic import PAPER, table_grid
+from synthetic import PAPER, own_grid, table_grid
 from test_figures_curves import all_trained
 
 from pld_grid.profile import Profile
-from pld_grid.report import build_table
+from pld_grid.records import Record
+from pld_grid.report import build_table, origin_of, report_files
 from pld_grid.report.figures import Figure, declared_plots, draw, figures_markdown
 from pld_grid.report.figures.canvas import LOOKS, looks
 from pld_grid.report.figures.cost import cost_figure, cost_of
 from pld_grid.report.figures.curve_drawing import curves_figure
 from pld_grid.report.figures.curves import curves_of
 from pld_grid.report.figures.drawing import declared_figure
+from pld_grid.store import EpochRecord, Provenance
 
 Profiles = Callable[[str], Profile]
 
@@ -102,6 +104,40 @@ def test_importing_figures_loads_no_matplotlib() -> None:
     code = "import sys, pld_grid.report.figures; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False False\n"
+
+
+LETTERS = "漢字" * 45
+EXTREME = f"""
+cells:
+  {{teacher: ResNet-152, student: ResNet-50, loss: kd, seed: [0, 1], hyperparameters: {{kd: {{alpha: [0.1, 0.2]}}}}}}
+table:
+  rows: [alpha, loss]
+  columns:
+    - {{header: Loss, axis: loss, names: {{kd: {LETTERS}}}}}
+    - {{header: alpha, axis: alpha}}
+    - {{header: "{LETTERS}", metric: METRIC}}
+    - {{header: Gap, minus: ["{LETTERS}", "{LETTERS}"]}}
+  figures:
+    - {{name: lines, title: L, kind: lines, x: alpha, y: "{LETTERS}", series: Loss}}
+    - {{name: bars, title: B, kind: bars, x: alpha, y: "{LETTERS}", series: Loss}}
+"""
+
+
+@pytest.mark.parametrize("metric", ["top1", "train_loss"])
+@pytest.mark.parametrize("scale", [0.0, 1e-100, 1.0, 1e100])
+def test_nothing_that_a_store_or_grid_may_hold_stops_or_warns(profile: Profiles, metric: str, scale: float) -> None:
+    grid = own_grid(EXTREME.replace("METRIC", metric), profile("digits"))
+    signs = cycle([scale, -scale, scale / 3])
+    records = {}
+    for cell_id in {cell.cell_id: cell for cell in grid.cells()}:
+        last = {metric: next(signs)}
+        epochs = [EpochRecord(epoch=e, time=0, metrics=last) for e in (0, 1, 100_000)]
+        made = Provenance(commit="", versions={}, device="x", threads=2**53, devices=2**53, started=0, ended=1e11)
+        records[cell_id] = Record(
+            cell_id, "finished", "", 100_000, last, 2**53, "", "", epochs=tuple(epochs), provenance=made
+        )
+    files = report_files([grid], records, origin_of([grid]))
+    assert {"figures/lines.png", "figures/bars.svg", "figures/curves_own.svg"} <= files.keys()
 
 
 def test_the_page_links_every_file(drawn: list[Figure]) -> None:

@@ -203,6 +203,21 @@ def test_a_student_whose_validation_is_not_finite_has_diverged_too(
     assert numbers(together[COHORT[0].cell_id]) == alone(COHORT[0])
 
 
+@pytest.mark.parametrize(("value", "shown"), [(-1e120, "-1e+120"), (float("nan"), "nan"), (float("inf"), "inf")])
+def test_a_metric_that_no_receipt_may_have_is_a_divergence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, shown: str
+) -> None:
+    bad, good = distilled("kd", epochs=1), distilled("dist", epochs=1)
+    end = Student.end_epoch
+    monkeypatch.setattr(Student, "end_epoch", lambda s, speed: end(s, value if s.cell == bad else speed))
+    together = train(tmp_path, bad, good)
+    receipt, other = together[bad.cell_id], together[good.cell_id]
+    assert receipt is not None
+    assert (receipt.state, receipt.reason) == ("diverged", f"images_per_second was {shown} after epoch 1")
+    assert other is not None
+    assert other.state == "finished"
+
+
 def test_a_store_that_fails_for_one_cell_fails_that_cell_alone(
     tmp_path: Path, alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ that a figure reads in grey too.
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def looks(names: Sequence[str]) -> list[Look]:
 def style(math: bool = True) -> Iterator[None]:
     """matplotlib's settings for all figures; nothing outside the block changes.
 
-    Without `math`, a dollar is a dollar: right for texts that somebody else wrote.
+    Without `math`, a dollar is a dollar: right for texts that somebody else wrote. What matplotlib warns of (texts that
+    leave no room, letters that its font lacks, numbers near the end of their range) shows in the picture.
     """
     import matplotlib as mpl
 
@@ -108,7 +110,9 @@ def style(math: bool = True) -> Iterator[None]:
         "svg.hashsalt": "pld_grid",
     }  # fmt: skip
     everything: Any = {**mpl.rcParamsDefault, **settings, "backend": "agg"}
-    with mpl.rc_context(everything):
+    with mpl.rc_context(everything), warnings.catch_warnings():
+        for kind in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", kind)
         yield
 
 

@@ -29,6 +29,13 @@ def record(said: str, **changes: Any) -> Case:
     return _file(line(HEADER, {}) + line(RECORD, changes), said)
 
 
+EPOCH = {"epoch": 1, "time": 1.75e9, "metrics": {"top1": 50.0}}
+MADE = {
+    "commit": "0123abc", "versions": {"torch": "2.9.0"}, "device": "cpu", "threads": 1, "started": 1.75e9,
+    "ended": 1.75e9,
+}  # fmt: skip
+HALF, TOO_MUCH = "\ud800", "must be at most 9.00719925474099e+15, not 1000"
+NO_TEXT = r'expected text of whole characters, not "\ud800"'
 FIRST, SECOND = "mine/records.jsonl:1: ", "mine/records.jsonl:2: "
 CASES = {
     "missing": Case(
@@ -66,6 +73,38 @@ CASES = {
         '--profile: unknown profile "digit"; valid: | (did you mean "digits"?)', profile="digit"
     ),
     "profile above": _header('--profile: unknown profile "../digits"; valid: ', profile="../digits"),
+    "mlflow of half a character": _header(f"{FIRST}mlflow: {NO_TEXT}", mlflow=HALF),
+    "grid of half a character": _header(f"{FIRST}grids.0: {NO_TEXT}", grids=[HALF]),
+    "endless parameters": record(f"{SECOND}parameters: {TOO_MUCH}", parameters=10**400),
+    "no parameters": record(f"{SECOND}parameters: must be at least 0, not -1", parameters=-1),
+    "endless epoch": record(f"{SECOND}epoch: must be at most 100000, not 1000", epoch=10**400),
+    "metric near the end of numbers": record(f"{SECOND}metrics.top1: must be at most 1e+100", metrics={"top1": 1e308}),
+    "metric near the other end": record(f"{SECOND}metrics.top1: must be at least -1e+100", metrics={"top1": -1e308}),
+    "metric beyond all numbers": _file(
+        line(HEADER, {}) + line(RECORD, {"metrics": {"top1": 7.5}}).replace("7.5", "1e999"),
+        f"{SECOND}metrics.top1: ",
+    ),
+    "endless epoch of a curve": record(
+        f"{SECOND}epochs.0.epoch: must be at most 100000, not 1000", epochs=[EPOCH | {"epoch": 10**400}]
+    ),
+    "metric of a curve": record(
+        f"{SECOND}epochs.0.metrics.top1: must be at most 1e+100", epochs=[EPOCH | {"metrics": {"top1": 1e308}}]
+    ),
+    "time of a curve": record(f"{SECOND}epochs.0.time: must be at most 100000000000", epochs=[EPOCH | {"time": 1e300}]),
+    "start in another age": record(
+        f"{SECOND}provenance.started: must be at least 0", provenance=MADE | {"started": -1e300}
+    ),
+    "end in another age": record(
+        f"{SECOND}provenance.ended: must be at most 100000000000", provenance=MADE | {"ended": 1e300}
+    ),
+    "endless devices": record(f"{SECOND}provenance.devices: {TOO_MUCH}", provenance=MADE | {"devices": 10**400}),
+    "commit of half a character": record(f"{SECOND}commit: {NO_TEXT}", commit=HALF),
+    "run of half a character": record(f"{SECOND}run_id: {NO_TEXT}", run_id=HALF),
+    "reason of half a character": record(f"{SECOND}reason: {NO_TEXT}", reason=HALF),
+    "version of half a character": record(
+        f"{SECOND}provenance.versions.torch: {NO_TEXT}", provenance=MADE | {"versions": {"torch": HALF}}
+    ),
+    "device of half a character": record(f"{SECOND}provenance.device: {NO_TEXT}", provenance=MADE | {"device": HALF}),
     "record without metrics": record(f'{SECOND}"metrics" is missing', metrics=...),
     "record with more": record(f'{SECOND}"x" is no part of a record', x=1),
     "record twice": _file(

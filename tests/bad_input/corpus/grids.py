@@ -232,6 +232,10 @@ TEXTS = {
         "cells:\n  role: teacher\n  teacher: ResNet-152\n  loss: kd\n",
         ":4: cells.loss: a teacher block takes no such key",
     ),
+    "label of a teacher that is an axis": (
+        "cells:\n  - {role: teacher, teacher: ResNet-152, labels: {epochs: a}}\n",
+        ':2: cells[0].labels.epochs: "epochs" is an axis',
+    ),
     "label that is an axis": (
         block("labels: {seed: 3}"),
         ':1: cells.labels.seed: "seed" is an axis of this block already',

@@ -61,6 +61,11 @@ CASES = {
     "null byte": printed("Loss,Top-1\nk\0d,1\n", r"table.paper: row Loss=k\x00d of | has no partner"),
     "not UTF-8": printed(b"Loss,Top-1\n\xff,1\n", "mine.csv: not a CSV file: "),
     "endless field": printed("Loss,Top-1\n" + "x" * 200_000 + ",1\n", "mine.csv: not a CSV file: field larger than"),
+    "column called as a part of another": Case(
+        ("plan", "grid.yaml"),
+        'table grid: two columns of its CSV would be called "Top-1 std"; rename one',
+        {"grid.yaml": GRID.replace("mine", "null") + "    - {header: Top-1 std, metric: top5}\n"},
+    ),
     "claims: empty": claims(CLAIMS, "", ":1: the file is empty"),
     "claims: unknown key": claims(
         "greater:", "grater:", ':6: claims[0].grater: unknown key "grater"; | (did you mean "greater"?)'
