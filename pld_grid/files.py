@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pld_grid.errors import InputError
 from pld_grid.processes import Process
@@ -37,8 +38,8 @@ class NoFile(OSError):
     """What is there is no file with bytes of its own: a pipe, a device or a socket, which may never end."""
 
 
-def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-    """A file's bytes, of a larger one the first `most` + 1. Raises OSError: NoFile for what might keep one waiting."""
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file, to be read. Raises OSError: NoFile for what might keep one waiting."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(handle).st_mode
@@ -46,10 +47,16 @@ def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not stat.S_ISREG(mode):
             raise NoFile(errno.EINVAL, "it is not a regular file", os.fspath(path))
-        with open(handle, "rb", closefd=False) as file:
-            return file.read(-1 if most is None else most + 1)
-    finally:
+        return open(handle, "rb")
+    except BaseException:
         os.close(handle)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """A file's bytes, of a larger one the first `most` + 1. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read(-1 if most is None else most + 1)
 
 
 def write_whole(path: Path, data: bytes, durable: bool) -> None:
@@ -59,7 +66,8 @@ def write_whole(path: Path, data: bytes, durable: bool) -> None:
     """
     temporary = _beside(path)
     try:
-        with temporary.open("wb") as file:
+        # Never through what lies there: a link of that name would lead to any file.
+        with temporary.open("xb") as file:
             file.write(data)
             if durable:
                 file.flush()
@@ -80,7 +88,8 @@ def create_whole(path: Path, data: bytes) -> None:
     """
     temporary = _beside(path)
     try:
-        temporary.write_bytes(data)
+        with temporary.open("xb") as file:
+            file.write(data)
         # Unlike a rename, a link never replaces what is there.
         path.hardlink_to(temporary)
     except FileExistsError:

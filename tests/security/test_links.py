@@ -1,6 +1,7 @@
 """Links out of the store, out of a folder that is submitted, and out of a dataset."""
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from small_datasets import FORMATS, load, photos
 
 from pld_grid import jobs
 from pld_grid.errors import StoreError
+from pld_grid.processes import Process
 from pld_grid.store import Store
 
 CELL = make_cell()
@@ -90,6 +92,19 @@ def test_links_are_not_submitted(tmp_path: Path) -> None:
     (here / "keys").symlink_to(secret, target_is_directory=True)
     os.link(secret / "key", here / "own")
     assert {str(path) for path in jobs.shipped_files(here)} == {"grids/a.yaml", "own"}
+
+
+def test_nothing_is_written_through_a_datasets_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links of the names that the index of the shards is written under, whichever its writer would take."""
+    mine, data = tmp_path / "mine", tmp_path / "data"
+    mine.write_text("mine")
+    FORMATS["tar"](data, photos())
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0))
+    index = ".pld_grid-index-train"
+    for name in (f"{index}.npz", f"{index}.{os.getpid()}", f".{index}.npz.{Process.own().mark}.00000000.tmp"):
+        (data / name).symlink_to(mine)
+    load(data)
+    assert mine.read_text() == "mine"
 
 
 def test_a_datasets_links_are_followed_as_people_link_their_disks(tmp_path: Path) -> None:

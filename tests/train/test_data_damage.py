@@ -3,6 +3,8 @@
 import io
 import itertools
 import logging
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,23 @@ def written(folder: Path, form: str, made: list[Photo], augmentation: str = "non
     return load(folder, augmentation=augmentation)
 
 
+def bomb(width: int, height: int) -> bytes:
+    """A JPEG of 64x48 whose header says another size; all its other pixels are grey."""
+    data = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(data, "JPEG")
+    begun = data.getvalue().index(b"\xff\xc0")
+    return data.getvalue().replace(
+        data.getvalue()[begun : begun + 9],
+        data.getvalue()[begun : begun + 5] + height.to_bytes(2, "big") + width.to_bytes(2, "big"),
+    )
+
+
+def sheet() -> bytes:
+    data = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(data, "PNG")
+    return data.getvalue()
+
+
 WHOLE = MADE[0].data
 BROKEN = {
     "empty": b"",
@@ -47,6 +66,10 @@ BROKEN = {
     "a PNG, cut": png()[:60],
     "a PNG with another checksum": png().replace(b"IDAT", b"IDAU"),
     "TIFF in name only": b"II*\0" + bytes(8),
+    "JPEG of 400 million pixels": bomb(20_000, 20_000),
+    "JPEG of 144 million pixels": bomb(12_000, 12_000),
+    "JPEG of 4 billion pixels": bomb(65_500, 65_500),
+    "PNG of 144 million pixels": sheet(),
 }
 
 
@@ -55,6 +78,41 @@ def test_whatever_cannot_be_decoded_is_damaged(content: bytes) -> None:
     with pytest.raises(Damaged) as caught:
         decode(content)
     assert str(caught.value)
+
+
+def test_large_images_are_no_matter_for_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(png()).shape == (32, 32, 3)
+
+
+def test_ghostscript_is_not_asked() -> None:
+    """Pillow would have it run what is in such a file."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    with Image.open(io.BytesIO(script)) as opened:
+        assert opened.format == "EPS"
+    with pytest.raises(Damaged, match=f"its {len(script)} bytes are no image"):
+        decode(script)
+
+
+@every_format
+def test_files_without_end_are_damaged(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = written(tmp_path, form, MADE).train
+    for module in ("_folders", "_images", "_parquet", "_tar"):
+        monkeypatch.setattr(f"pld_grid.train.data.{module}.MOST_BYTES", 100)
+    assert len(split.reader.read(0)) == 101
+    assert split.damage(0).endswith("(it has more than 100 bytes)")
+
+
+def test_a_pipe_among_images_is_named(tmp_path: Path) -> None:
+    splits = written(tmp_path, "folders", MADE)
+    pipe = tmp_path / splits.train.reader.name(3)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert splits.train.damage(3).endswith(f"{pipe.name} ([Errno 22] it is not a regular file: '{pipe}')")
+    with pytest.raises(DataError, match=f"{pipe.name} cannot be read: .*it is not a regular file"):
+        splits.train.batch(np.array([3]), 0, 1)
 
 
 @every_format

@@ -1,10 +1,13 @@
 """Tar shards and parquet files: one line for whatever is wrong with them, and the index of the shards."""
 
 import gzip
+import io
 import json
 import os
 import tarfile
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +138,94 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(tmp_path: Path, s
     assert scanned[4:] == ["imagenet1k-train-0.tar", "imagenet1k-train-1.tar"]
 
 
+def rewritten(index: Path, **changes: Any) -> None:
+    """The index that is kept, with other arrays."""
+    with np.load(index) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    with index.open("wb") as file:
+        np.savez(file, **{name: array for name, array in (arrays | changes).items() if array is not None})
+
+
+def endless(index: Path) -> None:
+    """Its column of labels says that it has 10^12 of them."""
+    rewritten(index, target=None)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(index, "a") as archive:
+        archive.writestr("target.npy", head.getvalue())
+
+
+def compressed(index: Path) -> None:
+    with np.load(index) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    with index.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+WHOLE = np.arange(12, dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        endless,
+        compressed,
+        lambda index: rewritten(index, target=None),
+        lambda index: rewritten(index, target=WHOLE.astype(float)),
+        lambda index: rewritten(index, target=WHOLE[:, None]),
+        lambda index: rewritten(index, offset=WHOLE[1:]),
+        lambda index: rewritten(index, shard=WHOLE),
+        lambda index: rewritten(index, shard=WHOLE - 1),
+        lambda index: rewritten(index, offset=WHOLE - 1),
+        lambda index: rewritten(index, size=np.full(12, -1)),
+        lambda index: rewritten(index, size=np.full(12, 10**6)),
+        lambda index: rewritten(index, offset=np.full(12, 2**63 - 1)),
+        lambda index: rewritten(index, name=np.array(["x"] * 12)),
+        lambda index: rewritten(index, name=np.array(b"x")),
+        lambda index: rewritten(index, **dict.fromkeys(("shard", "offset", "size", "target"), WHOLE[:0]),
+                                name=np.array([], "S1")),
+    ],
+    ids=["endless", "compressed", "column missing", "real numbers", "two dimensions", "too short", "no such shard",
+         "negative shard", "negative offset", "negative size", "large size", "large offset", "names as text",
+         "one name", "empty"],
+)  # fmt: skip
+def test_an_index_of_something_else_is_made_anew(
+    tmp_path: Path, scanned: list[str], spoil: Callable[[Path], None]
+) -> None:
+    FORMATS["tar"](tmp_path, MADE)
+    first = load(tmp_path).train.reader
+    spoil(tmp_path / ".pld_grid-index-train.npz")
+    again = load(tmp_path).train.reader
+    assert len(scanned) == 6
+    assert [again.name(i) for i in range(12)] == [first.name(i) for i in range(12)]
+    assert [again.read(i) for i in range(12)] == [first.read(i) for i in range(12)]
+    load(tmp_path)
+    assert len(scanned) == 6
+
+
+def test_an_index_that_is_a_pipe_is_made_anew(tmp_path: Path, scanned: list[str]) -> None:
+    FORMATS["tar"](tmp_path, MADE)
+    os.mkfifo(tmp_path / ".pld_grid-index-train.npz")
+    assert len(load(tmp_path).train) == 12
+    assert len(scanned) == 4
+
+
+def test_names_in_a_shard_need_not_be_text(tmp_path: Path) -> None:
+    photo = MADE[0]
+    shards_with(tmp_path, **{"\udcff__jpg": photo.data, "\udcff__cls": b"0"})
+    for _ in ("made", "kept"):
+        reader = load(tmp_path).train.reader
+        names = [reader.name(i) for i in range(7)]
+        assert reader.read(names.index("imagenet1k-train-0.tar: \udcff.jpg")) == photo.data
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_labels_start_at_nought(tmp_path: Path, form: str) -> None:
+    odd = [replace(photo, label=photo.label or -1) for photo in MADE]
+    FORMATS[form](tmp_path, odd)
+    refused(tmp_path, "train has labels from -1 to 2, not from 0 to 2$")
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "cut"])
 def test_a_damaged_index_is_made_anew(tmp_path: Path, scanned: list[str], content: bytes | None) -> None:
     FORMATS["tar"](tmp_path, MADE)
@@ -211,6 +302,16 @@ def test_parquet_files_with_other_class_names_are_refused(tmp_path: Path) -> Non
         table = table_of(of("validation", MADE), names=("cat", *SYNSETS[1:]))
         parquet.write_table(table, tmp_path / "data" / f"validation-{part:05}-of-00002.parquet")
     refused(tmp_path, "differ in their classes: cat, n01440764$")
+
+
+@pytest.mark.parametrize("names", [[1, "x"], [["x"]], "cat", {"a": 1}, None])
+def test_class_names_that_are_none_do_not_matter(tmp_path: Path, names: Any) -> None:
+    FORMATS["parquet"](tmp_path, MADE)
+    for file in (tmp_path / "data").glob("train-*"):
+        features = json.dumps({"info": {"features": {"label": {"names": names}}}})
+        table = parquet.read_table(file).replace_schema_metadata({"huggingface": features})
+        parquet.write_table(table, file, row_group_size=2)
+    assert load(tmp_path).train.reader.class_names == ()
 
 
 def test_a_row_without_an_image_is_a_damaged_one(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Images in a folder per class, through timm's reader of folders. Labels follow the sorted names of the classes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 from timm.data.readers import create_reader
 
-from pld_grid.train.data._reader import sample_order
+from pld_grid.files import open_regular
+from pld_grid.train.data._reader import MOST_BYTES, sample_order
 from pld_grid.train.data._split import DataError
 
 
@@ -30,10 +32,8 @@ class FolderReader:
 
     def read(self, index: int) -> bytes:
         """See `Reader.read`."""
-        file, _ = self._reader[index]
-        with file:
-            data: bytes = file.read()
-        return data
+        with open_regular(self._reader.samples[index][0]) as file:
+            return file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES + 1))
 
     def name(self, index: int) -> str:
         """See `Reader.name`."""

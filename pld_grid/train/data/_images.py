@@ -23,13 +23,17 @@ from torchvision.transforms.v2 import functional as F
 from pld_grid.errors import listing
 from pld_grid.reading import one_line
 from pld_grid.spec import Dataset, Recipe
-from pld_grid.train.data._reader import Reader
+from pld_grid.train.data._reader import MOST_BYTES, Reader
 from pld_grid.train.data._split import DRAWS, DataError, Indices, augment, resize
 from pld_grid.train.randomness import uniforms
 
 _log = logging.getLogger(__name__)
 # Damaged training images that are put up with: one in so many of the split, or a few where that is more.
 TOLERATED_ONE_IN, TOLERATED_FEW = 10_000, 3
+# What Pillow is asked to read: among its other formats is PostScript, which it has Ghostscript run.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Pixels of the largest image that is decoded; ImageNet's has 71 million. A few bytes may promise billions.
+MOST_PIXELS = 2**27
 
 
 class Damaged(ValueError):
@@ -128,18 +132,23 @@ def decode(data: bytes) -> Tensor:
     TorchCodec.
 
     Raises:
-        Damaged: neither can decode it.
+        Damaged: neither can decode it, or it is too large.
     """
+    if len(data) > MOST_BYTES:
+        raise Damaged(f"it has more than {MOST_BYTES} bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pixels_CHW: Tensor = torchvision_io.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), "RGB")
-        return pixels_CHW.permute(1, 2, 0)
-    except (RuntimeError, ValueError, AttributeError):
-        pass
-    try:
-        return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
-    except MemoryError:
+            # Pillow's own limit is a warning first; here is another one.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if opened.width * opened.height > MOST_PIXELS:
+            raise Damaged(f"{opened.width}x{opened.height} pixels are more than {MOST_PIXELS}")
+        if opened.format in ("JPEG", "MPO"):
+            pixels_HWC = _decode_jpeg(data)
+            if pixels_HWC is not None:
+                return pixels_HWC
+        return torch.from_numpy(np.array(opened.convert("RGB")))
+    except (MemoryError, Damaged):
         raise
     except UnidentifiedImageError:
         # Its own text shows where the bytes lie in memory.
@@ -147,3 +156,14 @@ def decode(data: bytes) -> Tensor:
     # Which errors Pillow has for damaged bytes is not documented: OSError and SyntaxError are not all of them.
     except Exception as error:
         raise Damaged(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _decode_jpeg(data: bytes) -> Tensor | None:
+    """The pixels of a JPEG, (H, W, 3); None if torchvision refuses it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pixels_CHW: Tensor = torchvision_io.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), "RGB")
+        return pixels_CHW.permute(1, 2, 0)
+    except (RuntimeError, ValueError, AttributeError):
+        return None

@@ -7,12 +7,16 @@ one class and name keep the order in which they are stored.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from timm.utils.misc import natural_key
 
 from pld_grid.train.data._split import Indices
+
+# Bytes of the largest image file and characters of the longest name that are taken for such.
+MOST_BYTES: Final = 2**28
+MOST_NAME: Final = 4096
 
 
 class Reader(Protocol):
@@ -29,7 +33,7 @@ class Reader(Protocol):
     class_names: tuple[str, ...]
 
     def read(self, index: int) -> bytes:
-        """An image file's bytes. Raises OSError."""
+        """An image file's bytes, of one that is too large for an image MOST_BYTES + 1. Raises OSError."""
 
     def name(self, index: int) -> str:
         """Where an image lies in the dataset's folder, for messages."""

@@ -86,6 +86,9 @@ def _files(folder: Path, ending: str) -> dict[str, list[Path]]:
         named = (_SPLIT.search(part.lower()) for part in reversed(file.relative_to(folder).parts))
         word = next(filter(None, named), None)
         if word is not None and not file.name.startswith("."):
+            # Nobody may ever write into a pipe.
+            if not file.is_file():
+                raise DataError(f"{file} is not a regular file")
             found.setdefault("train" if word[1] else "validation", []).append(file)
     return found
 
@@ -95,7 +98,7 @@ def _check_labels(split: str, reader: Reader, num_classes: int) -> None:
     labels, first = np.unique(reader.target_N, return_index=True)
     if len(labels) != num_classes:
         raise DataError(f"{split} has {len(labels)} classes, not {num_classes}")
-    if labels[-1] != num_classes - 1:
+    if (labels[0], labels[-1]) != (0, num_classes - 1):
         raise DataError(f"{split} has labels from {labels[0]} to {labels[-1]}, not from 0 to {num_classes - 1}")
     synsets = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
     if num_classes != len(synsets):

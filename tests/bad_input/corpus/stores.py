@@ -18,7 +18,7 @@ def _folder(work: Path) -> None:
     (work / "mine").mkdir()
 
 
-def _pipe(name: str) -> Callable[[Path], None]:
+def pipe(name: str) -> Callable[[Path], None]:
     """Nobody ever writes into it."""
 
     def prepare(work: Path) -> None:
@@ -55,30 +55,30 @@ CASES = {
     "of a cell that is damaged": Case(("why", "0123456789abcdef"), DAMAGED, {CELL: '{"seed": 1}'}),
     "of a cell that is no text": Case(("why", "0123456789abcdef"), DAMAGED, {CELL: bytes(range(256))}),
     "of a cell that is huge": Case(("why", "0123456789abcdef"), DAMAGED, prepare=_huge),
-    "of a cell that is a pipe": Case(("why", "0123456789abcdef"), DAMAGED, prepare=_pipe(CELL)),
-    "grid that is a pipe": Case(("plan", "mine.yaml"), f"mine.yaml: {NO_FILE}", prepare=_pipe("mine.yaml"), alone=True),
+    "of a cell that is a pipe": Case(("why", "0123456789abcdef"), DAMAGED, prepare=pipe(CELL)),
+    "grid that is a pipe": Case(("plan", "mine.yaml"), f"mine.yaml: {NO_FILE}", prepare=pipe("mine.yaml"), alone=True),
     "profile that is a pipe": Case(
         ("plan", "mine.yaml", "--profile", "own.yaml"),
         "--profile: own.yaml: no such file",
         GRID,
-        prepare=_pipe("own.yaml"),
+        prepare=pipe("own.yaml"),
     ),
     "evidence that is a pipe": Case(
         ("report", "--from", "records", "--out", "mine"),
         f"mine/records.jsonl: {NO_FILE}",
-        prepare=_pipe("mine/records.jsonl"),
+        prepare=pipe("mine/records.jsonl"),
     ),
     "report with a pipe": Case(
         ("report", "--check", "--out", "mine"),
         f"mine/records.jsonl: {NO_FILE}",
         {"mine/records.jsonl": evidence.line(evidence.HEADER, {})},
-        prepare=_pipe("mine/records.jsonl"),
+        prepare=pipe("mine/records.jsonl"),
     ),
     "printed table that is a pipe": Case(
         ("report", "grid.yaml"),
         "mine.csv: the paper's table cannot be read: it is not a regular file",
         {"grid.yaml": tables.GRID, "reports/paper/claims.yaml": tables.CLAIMS},
-        prepare=_pipe("reports/paper/mine.csv"),
+        prepare=pipe("reports/paper/mine.csv"),
     ),
     "database: none": Case(("report", "mine.yaml", "--from", "mlflow"), "there is no MLflow database", GRID, code=3),
     "database: text": Case(
