@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from pld_grid.cli import console
 from pld_grid.cli._options import cell_ids, workspace_of
 from pld_grid.errors import CellsFailed, InputError
+from pld_grid.uris import public_uri
 
 if TYPE_CHECKING:
     from pld_grid.schedule import Job, Jobs
@@ -43,7 +44,8 @@ def submit(ctx: typer.Context, address: Dashboard = HERE) -> None:
     )
     said = "is running these grids already" if submission.attached else f"submitted: {submission.cells} cells"
     console.output.print(f"{submission.job_id} {said}", soft_wrap=True, highlight=False)
-    console.errors.print(f"pld-grid logs -f {submission.job_id} --address {address}", soft_wrap=True, style="dim")
+    follow = f"pld-grid logs -f {submission.job_id} --address {public_uri(address)}"
+    console.errors.print(follow, soft_wrap=True, style="dim")
 
 
 def _as_for_run(ctx: typer.Context) -> tuple[dict[str, Any], list[str]]:

@@ -19,6 +19,7 @@ from pld_grid.records import Record, Records
 from pld_grid.spec import Frozen
 from pld_grid.store import sha256
 from pld_grid.store.content import Text
+from pld_grid.uris import without_credentials
 
 FILE = "records.jsonl"
 LARGEST = 2**31  # bytes; 10,000 cells of 100 epochs have 69 MB
@@ -27,7 +28,6 @@ _CHECKSUM = "records_sha256"
 _RECORD = TypeAdapter(Record)
 _NAMES = {field.name for field in fields(Record)}
 _PATH = re.compile(r"(?<![\w/:.])(?:\w+:/{2,3})?~?(?:/[^\s/:'\",;()\[\]]+){2,}/?")
-_WORD = re.compile(r"[^\s'\"]+")
 
 
 class Origin(Frozen):
@@ -128,12 +128,5 @@ def _line(content: Mapping[str, object]) -> str:
 
 
 def _said(reason: str) -> str:
-    """A reason with only the last part of each absolute path, and no credentials."""
-    bare = _WORD.sub(lambda word: _without_credentials(word[0]), reason)
-    return _PATH.sub(lambda found: ".../" + found[0].rstrip("/").rpartition("/")[2], bare)
-
-
-def _without_credentials(word: str) -> str:
-    # No pattern of the whole: looking for an "@" from every "://" of a long text takes hours.
-    scheme, mark, rest = word.partition("://")
-    return scheme + mark + rest.rpartition("@")[2]
+    """A reason with only the last part of each absolute path."""
+    return _PATH.sub(lambda found: ".../" + found[0].rstrip("/").rpartition("/")[2], without_credentials(reason))

@@ -17,6 +17,7 @@ from pld_grid.machine import Machines, MachineSettings
 from pld_grid.reading import one_line
 from pld_grid.schedule.address import check_reachable
 from pld_grid.spec import Cell
+from pld_grid.uris import public_uri, without_secrets
 
 _PORT, _CLIENT_PORT = 6379, 10001
 # Ray's resource of a node that has such devices.
@@ -73,7 +74,8 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
         try:
             _start(options)
         except Exception as error:  # a start that takes too long is a plain Exception
-            raise ResourceError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+            said = without_secrets(str(error).partition("\n")[0], address or "")
+            raise ResourceError(f"Ray at {public_uri(address or 'this machine')}: {said}") from None
         if threading.current_thread() is threading.main_thread():
             # A local node's own answer is to kill everything at once.
             signal.signal(signal.SIGTERM, asked_to_end)

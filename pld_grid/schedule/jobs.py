@@ -13,6 +13,7 @@ from typing import Any
 from pld_grid.errors import InputError, ResourceError, nearest
 from pld_grid.reading import one_line
 from pld_grid.schedule.address import check_reachable
+from pld_grid.uris import public_uri, without_secrets
 
 PORT = 8265
 _POLL_SECONDS = 0.5
@@ -37,22 +38,23 @@ class Job:
 
 
 class Jobs:
-    """The jobs of the cluster whose dashboard is at `address` (http://HEAD:8265).
+    """The jobs of the cluster whose dashboard is at `address` (http://HEAD:8265); the attribute is fit to be shown.
 
     Raises ResourceError, of one line: nobody answers there, or it wants a token that was not given or is wrong.
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address if "://" in address else f"http://{address}"
+        self._given = address if "://" in address else f"http://{address}"
+        self.address = public_uri(self._given)
         # The client's own attempt would wait for minutes where a firewall drops packets.
-        check_reachable(self.address, PORT)
+        check_reachable(self._given, PORT)
         with self._reporting():
             from ray.job_submission import JobSubmissionClient
 
             # It tells what it uploads, and repeats a missing token as a warning.
             logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
             logging.getLogger("ray._private.authentication").setLevel(logging.CRITICAL)
-            self._client = JobSubmissionClient(self.address)
+            self._client = JobSubmissionClient(self._given)
 
     def list(self, prefix: str = "") -> list[Job]:
         """Jobs whose id begins with `prefix`, the oldest first."""
@@ -131,7 +133,8 @@ class Jobs:
                 f"Ray at {self.address}: {given} (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
             ) from None
         except (RuntimeError, OSError, requests.RequestException, aiohttp.ClientError) as error:
-            raise ResourceError(one_line(f"Ray at {self.address}: {error}", 300)) from None
+            said = without_secrets(str(error), self._given)
+            raise ResourceError(one_line(f"Ray at {self.address}: {said}", 300)) from None
 
 
 def _job(details: Any) -> Job:
