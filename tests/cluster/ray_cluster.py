@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from service import isolated
@@ -44,7 +45,12 @@ class RayCluster:
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     def start(self, name: str, *flags: str) -> None:
-        """Starts a node, with files of its own as on a machine of its own, and waits until the head counts it."""
+        """Starts a node and waits until the head counts it."""
+        self.launch(name, *flags)
+        self.wait_for(name)
+
+    def launch(self, name: str, *flags: str) -> None:
+        """Starts a node, with files of its own as on a machine of its own, and waits for nothing."""
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
             "--node-ip-address", "127.0.0.1", "--node-name", name, "--object-store-memory", "100000000",
@@ -54,6 +60,9 @@ class RayCluster:
             self.nodes[name] = subprocess.Popen(
                 command, env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
             )
+
+    def wait_for(self, name: str) -> None:
+        """Waits until the head counts a node that was started."""
         until = time.monotonic() + _START_SECONDS
         while name not in self.alive():
             assert self.nodes[name].poll() is None, (self.folder / f"{name}.log").read_text()
@@ -62,13 +71,18 @@ class RayCluster:
 
     def alive(self) -> set[str]:
         """Names of the nodes that the head counts as alive."""
-        request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"})
         try:
-            with urllib.request.urlopen(request, timeout=5) as response:
-                rows = json.load(response)["data"]["result"]["result"]
+            return {row["node_name"] for row in self.rows("nodes") if row["state"] == "ALIVE"}
         except (OSError, KeyError, TypeError):
             return set()
-        return {row["node_name"] for row in rows if row["state"] == "ALIVE"}
+
+    def rows(self, what: str) -> list[dict[str, Any]]:
+        """What the head knows of its "nodes", "actors" or "placement_groups". Raises OSError if it does not answer."""
+        url = f"{self.dashboard}/api/v0/{what}?limit=10000"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            found: list[dict[str, Any]] = json.load(response)["data"]["result"]["result"]
+        return found
 
     def processes(self, name: str) -> list[psutil.Process]:
         """All processes of a node."""
@@ -119,11 +133,13 @@ def ray_cluster(workers: Sequence[str], environment: dict[str, str] | None = Non
             "--ray-client-server-port", str(free_port()),
         )  # fmt: skip
         for number, kind in enumerate(workers, 1):
-            cluster.start(
+            cluster.launch(
                 f"worker-{number}", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}",
                 # As Ray finds it out by itself where there is one.
                 "--resources", json.dumps({f"accelerator_type:{kind}": 1}),
             )  # fmt: skip
+        for name in list(cluster.nodes):
+            cluster.wait_for(name)
         yield cluster
     finally:
         cluster.close()

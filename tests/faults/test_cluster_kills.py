@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +15,8 @@ from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole, kill, kind
 from counting import Count, Undisturbed, Watch
 from ray_cluster import TOKEN, RayCluster, ray_cluster
 from service import Service
+
+from pld_grid.store import Store, claims, leases
 
 _RESOURCES = """
 import json, sys, ray
@@ -65,16 +68,17 @@ def cluster(witness: Witness) -> Iterator[RayCluster]:
         yield running
 
 
-def _processes(cluster: RayCluster, text: str, *, of: str) -> list[psutil.Process]:
-    """A node's processes that have a text in their command."""
-    return [process for process in cluster.processes(of) if text in _command(process)]
+def _is_driver(process: psutil.Process) -> bool:
+    """Whether it runs a grid: Ray's shell around it has the same words in its command."""
+    command = _command(process)
+    return Path(command[0]).name.startswith("python") and command[1:4] == ["-m", "pld_grid", "run"]
 
 
-def _command(process: psutil.Process) -> str:
+def _command(process: psutil.Process) -> list[str]:
     try:
-        return " ".join(process.cmdline())
+        return process.cmdline() or [""]
     except psutil.NoSuchProcess:
-        return ""
+        return [""]
 
 
 def _resources(cluster: RayCluster) -> dict[str, float]:
@@ -86,11 +90,44 @@ def _resources(cluster: RayCluster) -> dict[str, float]:
     return dict(json.loads(found.stdout.splitlines()[-1]))
 
 
+def _leaked(cluster: RayCluster) -> list[dict[str, Any]]:
+    """Placement groups and actors that are left; a job's own actor is Ray's, which ends it a moment later."""
+    groups = [row for row in cluster.rows("placement_groups") if row["state"] != "REMOVED"]
+    actors = [row for row in cluster.rows("actors") if row["state"] != "DEAD"]
+    return groups + [row for row in actors if row["class_name"] != "JobSupervisor"]
+
+
+class Runs:
+    """Whose processes trained what, by the cells' claims."""
+
+    def __init__(self, laptop: Laptop, witness: Witness) -> None:
+        self.store, self.witness = Store(laptop.store), witness
+
+    def logs(self) -> dict[str, list[claims.Entry]]:
+        """The logs of the cells by their ids."""
+        return {cell_id: claims.entries(self.store, cell_id) for cell_id in self.store.cell_ids()}
+
+    def names(self) -> set[str]:
+        """The runs that have claimed a cell so far."""
+        return {entry.run for log in self.logs().values() for entry in log if entry.kind == "claimed"}
+
+    def training(self) -> dict[int, str]:
+        """Processes that have begun an epoch of a cell that is theirs now, and their runs."""
+        begun = {(each.pid, each.cell_id) for each in self.witness.begun()}
+        found = {}
+        for cell_id, log in self.logs().items():
+            beat = leases.read(self.store, log[-1].lease) if log and log[-1].kind == "claimed" else None
+            if beat is not None and (beat.pid, cell_id) in begun:
+                found[beat.pid] = log[-1].run
+        return found
+
+
 def test_a_grid_outlives_nodes_and_drivers(
     tmp_path: Path, shared: Path, cluster: RayCluster, witness: Witness, watch: Watch,
     undisturbed: Undisturbed, chance: random.Random, count: Count,
 ) -> None:  # fmt: skip
     laptop = Laptop(tmp_path / "laptop", cluster, shared)
+    runs = Runs(laptop, witness)
     seen: set[psutil.Process] = set()
 
     def submitted(number: int) -> tuple[str, Run]:
@@ -99,42 +136,69 @@ def test_a_grid_outlives_nodes_and_drivers(
         return job, watch(laptop.start("logs", "-f", job))
 
     def some_progress(following: Run) -> None:
-        wanted = len(witness.begun()) + chance.randint(1, 8)
+        wanted = len(witness.begun()) + chance.randint(1, 3)
         following.wait_for(lambda: len(witness.begun()) >= wanted, within=400)
         seen.update(process for name in cluster.nodes for process in cluster.processes(name))
 
+    def wait_until_it_trains(following: Run, node: str) -> None:
+        def trains() -> bool:
+            training = runs.training()
+            return any(kind(each) == "trial" and each.pid in training for each in cluster.processes(node))
+
+        following.wait_for(trains, within=400)
+
     def another_node(name: str) -> None:
-        cluster.start(name, "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+        cluster.launch(name, "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
 
     # Nodes come up while it trains.
     witness.slow(0.2)
-    _, following = submitted(1)
+    first, following = submitted(1)
     some_progress(following)
-    kill(_processes(cluster, "raylet/raylet", of="worker-2")[0])
+    wait_until_it_trains(following, "worker-2")
+    (raylet,) = [process for process in cluster.processes("worker-2") if process.name() == "raylet"]
+    assert kill(raylet)
     count.kill("raylet")
+    another_node("worker-3")
     # It ends with its raylet.
     cluster.nodes.pop("worker-2").wait(timeout=60)
-    another_node("worker-3")
     some_progress(following)
+    wait_until_it_trains(following, "worker-1")
     cluster.kill("worker-1")
     count.kill("node")
     another_node("worker-4")
+    # By those that came later.
     some_progress(following)
-    kill(_processes(cluster, "pld_grid run", of="head")[0])
+    (driver,) = [process for process in cluster.processes("head") if _is_driver(process)]
+    assert kill(driver)
+    driver.wait(timeout=60)
     count.kill("driver on a cluster")
-    following.end()
-    job, following = submitted(2)
+    assert following.end() == 1
+    assert f"error: {first} failed" in following.said
+    (before,) = runs.names()
+    second, following = submitted(2)
+    following.wait_for(lambda: set(runs.training().values()) - {before}, within=400)
     some_progress(following)
     # By Ray's own command, for somebody who does not know ours.
-    stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", job]
+    stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", second]
     subprocess.run(stop, env=laptop.environment, check=True, capture_output=True, cwd=cluster.folder, timeout=300)
     count("ray job stop")
-    following.end()
+    assert following.end() == 0
+    (stopped,) = runs.names() - {before}
+    left = {cell_id for cell_id, log in runs.logs().items() if log[-1].run == stopped and log[-1].kind != "finished"}
+    assert left
+    for cell_id in left:
+        progress = runs.store.progress(cell_id)
+        assert (runs.logs()[cell_id][-1].kind, progress and progress.state) == ("released", "cancelled")
     witness.slow(0)
-    _, following = submitted(3)
+    third, following = submitted(3)
     assert following.end(within=600) == 0, following.said
     assert "0 failed" in following.said
+    listed = dict(line.split()[:2] for line in laptop.run("list")[0].splitlines()[1:])
+    assert listed == {first: "failed", second: "stopped", third: "succeeded"}
+    # Each of the three has trained.
+    assert len(runs.names()) == 3
     witness.repeated()
     assert _resources(cluster) == {"all": 2, "free": 2}
-    trained = [process for process in seen if kind(process) != "other" or "pld_grid run" in _command(process)]
+    assert _leaked(cluster) == []
+    trained = [process for process in seen if kind(process) != "other" or _is_driver(process)]
     check_whole(laptop, undisturbed(LONG_PROFILE, LONG), trained)
