@@ -1,8 +1,10 @@
 """Submitting grids to a Ray cluster: the working directory goes there, and `pld-grid run` runs in it as a job."""
 
+import getpass
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -14,11 +16,12 @@ from pld_grid import api, track
 from pld_grid.errors import InputError
 from pld_grid.files import temporary_folder
 from pld_grid.grid import Grid
+from pld_grid.reading import one_line
 from pld_grid.uris import public_store_uri
 from pld_grid.workspace import FOLDER, Workspace, code_version
 
 if TYPE_CHECKING:
-    from pld_grid.schedule import Jobs
+    from pld_grid.schedule import Job, Jobs
 
 PREFIX = "pld-grid-"
 GRACE = 300.0
@@ -30,7 +33,7 @@ _NEVER = {".git", ".venv", "venv", "__pycache__", "mlruns", "mlartifacts", FOLDE
 
 @dataclass(frozen=True)
 class Submission:
-    """A job on the cluster; `attached` if the same grids were running there already."""
+    """A job on the cluster; `attached` if it is an earlier one of the same owner's that runs the same grids."""
 
     job_id: str
     attached: bool
@@ -42,6 +45,29 @@ def connect(address: str) -> "Jobs":
     from pld_grid.schedule import Jobs
 
     return Jobs(address)
+
+
+def submitter() -> str:
+    """Whose the jobs are that are submitted from here: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid-{os.getuid()}"  # in a container, whose users need no names
+    return one_line(f"{user}@{platform.node()}")
+
+
+def latest(known: "Jobs", *, own: bool) -> "Job":
+    """The latest job of one's own; anybody's if one has none, unless it has to be `own`.
+
+    Raises InputError if there is none.
+    """
+    found = known.list(PREFIX)
+    if not found:
+        raise InputError(f"no grid was submitted to {known.address} yet")
+    ours = [job for job in found if job.owner == submitter()]
+    if own and not ours:
+        raise InputError(f"no job at {known.address} is of {submitter()}; name one (`pld-grid list` has all)")
+    return (ours or found)[-1]
 
 
 def submit(
@@ -57,8 +83,9 @@ def submit(
 ) -> Submission:
     """Has a cluster run grids, from this folder's files, which are sent there.
 
-    The job's name comes from the cells and the workspace, so the same grids are never run twice at a time: the running
-    job is returned instead. Once it has ended, another one goes on from its results.
+    The job's name comes from the cells and the workspace. While it runs, its owner gets it again by submitting the same
+    grids; once it has ended, another one goes on from its results. Others get a job of their own, which they can stop
+    without harm to anybody: all that run share the work by the store, and each cell is trained once.
 
     Args:
         paths: grids inside the current folder.
@@ -82,14 +109,11 @@ def submit(
     if Path(profile).suffix:
         profile = _inside(profile, here)
     jobs = connect(address)
-    name = job_name(grids, workspace)
-    earlier = jobs.list(name)
+    name, owner = job_name(grids, workspace), submitter()
+    running, number = _standing(jobs, name, owner)
     cells = len({cell.cell_id for grid in grids for cell in grid.cells()})
-    running = [job for job in earlier if job.running]
-    if running:
-        return Submission(running[-1].job_id, attached=True, cells=cells)
-    # Ray takes each name once, even after its job is over; those of some may have been deleted.
-    job_id = f"{name}-{max((_number(job.job_id, name) for job in earlier), default=0) + 1}"
+    if running is not None:
+        return Submission(running.job_id, attached=True, cells=cells)
     command = ["python", "-m", "pld_grid", "run", *inside, "--profile", profile]
     command += ["--seeds", str(seeds)] if seeds else []
     command += ["--only", ",".join(only)] if only else []
@@ -102,6 +126,7 @@ def submit(
         "PYTHONUNBUFFERED": "1",
     }
     metadata = {
+        "owner": owner,
         "grids": ", ".join(grid.name for grid in grids),
         "profile": grids[0].profile.name,
         "cells": str(cells),
@@ -112,8 +137,21 @@ def submit(
 
     with temporary_folder("pld_grid-submit-") as folder:
         _stage(here, Path(folder), size_limit())
-        new = jobs.submit(job_id, command, Path(folder), environment, metadata)
-    return Submission(job_id, attached=not new, cells=cells)
+        while not jobs.submit(f"{name}-{number}", command, Path(folder), environment, metadata):
+            # Somebody was faster: the owner elsewhere, or another one.
+            running, number = _standing(jobs, name, owner)
+            if running is not None:
+                return Submission(running.job_id, attached=True, cells=cells)
+    return Submission(f"{name}-{number}", attached=False, cells=cells)
+
+
+def _standing(jobs: "Jobs", name: str, owner: str) -> "tuple[Job | None, int]":
+    """The owner's running job of that name, if there is one; and the number that the next one gets."""
+    found = jobs.list(name)
+    running = [job for job in found if job.running and job.owner == owner]
+    # Ray takes each name once, even after its job is over; those of some may have been deleted.
+    number = max((_number(job.job_id, name) for job in found), default=0) + 1
+    return (running[-1] if running else None), number
 
 
 def _number(job_id: str, name: str) -> int:

@@ -24,7 +24,7 @@ MAX_TERMS = 8
 MAX_COLUMNS = 100
 MAX_DIFFERENCE_ROWS = 100
 MAX_FIGURES = 20
-MAX_HEADER = 100  # letters
+MAX_HEADER = 200  # letters
 
 
 def many(value: Any) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pld_grid.schedule import Job, Jobs
 
 Dashboard = Annotated[str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.")]
-JobId = Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id. \\[default: the latest]")]
+JobId = Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id. \\[default: your latest]")]
 HERE = "http://127.0.0.1:8265"
 # A line of the driver's progress, as in "[ 3/13] finished ...".
 _PROGRESS = re.compile(r"^\[ *\d+/\d+\]", re.MULTILINE)
@@ -108,7 +108,7 @@ def logs(
 
 def stop(job: JobId = None, address: Dashboard = HERE) -> None:
     """Stop a job once its running cohorts have kept a checkpoint; a later submit goes on from there."""
-    known, found = _job(job, address)
+    known, found = _job(job, address, own=True)
     if not found.running:
         console.output.print(f"{found.job_id} has ended before: {_state(found)}", soft_wrap=True, highlight=False)
         return
@@ -125,24 +125,20 @@ def list_jobs(address: Dashboard = HERE) -> None:
     if not found:
         console.output.print("no jobs")
         return
-    table = Table("job", "state", "grids", "profile", "started", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    columns = ("job", "state", "owner", "grids", "profile", "started")
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
     for each in found:
         said = (each.metadata.get(name, "") for name in ("grids", "profile"))
-        table.add_row(each.job_id, _state(each), *said, _when(each.started))
+        table.add_row(each.job_id, _state(each), each.owner, *said, _when(each.started))
     console.output.print(table)
 
 
-def _job(job_id: str | None, address: str) -> "tuple[Jobs, Job]":
-    """A job by its id, or the latest one of ours."""
+def _job(job_id: str | None, address: str, *, own: bool = False) -> "tuple[Jobs, Job]":
+    """A job by its id, or the latest; see `jobs.latest`."""
     from pld_grid import jobs
 
     known = jobs.connect(address)
-    if job_id is not None:
-        return known, known.get(job_id)
-    found = known.list(jobs.PREFIX)
-    if not found:
-        raise InputError(f"no grid was submitted to {known.address} yet")
-    return known, found[-1]
+    return known, jobs.latest(known, own=own) if job_id is None else known.get(job_id)
 
 
 def _state(job: "Job") -> str:

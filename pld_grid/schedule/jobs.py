@@ -36,6 +36,11 @@ class Job:
         """Whether it is still to end."""
         return self.state not in _ENDED
 
+    @property
+    def owner(self) -> str:
+        """Who submitted it, as far as it says so."""
+        return self.metadata.get("owner", "")
+
 
 class Jobs:
     """The jobs of the cluster whose dashboard is at `address` (http://HEAD:8265); the attribute is fit to be shown.
@@ -84,7 +89,7 @@ class Jobs:
                     metadata=dict(metadata),
                 )
             except RuntimeError as error:
-                if "already exists" in str(error):
+                if f"{job_id} already exists" in str(error):
                     return False
                 raise
         return True

@@ -1,6 +1,5 @@
 """Which MLflow is meant, how it is kept quiet, and what its errors mean to a user."""
 
-import importlib
 import logging
 import os
 import re
@@ -71,7 +70,7 @@ def quiet() -> None:
 def load() -> None:
     """Imports MLflow."""
     quiet()
-    importlib.import_module("mlflow")
+    import mlflow  # noqa: F401
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
