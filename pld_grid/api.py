@@ -74,7 +74,7 @@ def load_profile(name: str, near: Path | None = None) -> Profile:
 
 
 def load_grids(
-    paths: Sequence[str | Path], profile: str = "digits", *, seeds: int | None = None, max_cells: int = MAX_CELLS
+    paths: Sequence[str | Path], profile: str = "digits", *, seeds: int | None = None, max_cells: int | None = None
 ) -> list[Grid]:
     """Reads, checks and expands grids under one profile.
 
@@ -85,7 +85,7 @@ def load_grids(
     loaded = load_profile(profile, Path(paths[0]).parent)
     grids: list[Grid] = []
     for path in paths:
-        grid = _load_grid(path, loaded, seeds=seeds, max_cells=max_cells)
+        grid = _load_grid(path, loaded, seeds=seeds, max_cells=max_cells or MAX_CELLS)
         if any(grid.name == other.name for other in grids):
             raise InputError(f"{path}: two grids are called {grid.name}")
         grids.append(grid)
@@ -359,8 +359,9 @@ def _room_in_mlflow(workspace: Workspace, plan: Plan, store: Store) -> str:
 
 
 def grids_of_report(
-    folder: str | Path, paths: Sequence[str | Path] = (), profile: str | None = None, *, seeds: int | None = None
-) -> list[Grid]:
+    folder: str | Path, paths: Sequence[str | Path] = (), profile: str | None = None, *, seeds: int | None = None,
+    max_cells: int | None = None,
+) -> list[Grid]:  # fmt: skip
     """The grids that a report's folder says it was made of, or those given, with its profile and seeds if none are.
 
     Grids are looked for by name in `grids/`, here or in the clone. Raises InputError if the folder has no records, or
@@ -374,7 +375,8 @@ def grids_of_report(
     folders = (Path("grids"), Path(__file__).parent.parent / "grids")
     place = next((each for each in folders if each.is_dir()), folders[0])
     named = [place / f"{name}.yaml" for name in origin.grids]
-    return load_grids(list(paths) or named, profile or origin.profile, seeds=origin.seeds if seeds is None else seeds)
+    seeds = origin.seeds if seeds is None else seeds
+    return load_grids(list(paths) or named, profile or origin.profile, seeds=seeds, max_cells=max_cells)
 
 
 def sync(workspace: Workspace | None = None) -> int:

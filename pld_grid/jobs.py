@@ -7,10 +7,10 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pld_grid import api, track
 from pld_grid.errors import InputError
@@ -77,7 +77,9 @@ def submit(
     *,
     address: str,
     seeds: int | None = None,
+    max_cells: int | None = None,
     only: Sequence[str] = (),
+    machine: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
     grace: float = GRACE,
 ) -> Submission:
@@ -92,6 +94,7 @@ def submit(
         workspace: a store and an MLflow that every node reaches; passwords belong to the cluster's environment.
         address: the dashboard, http://HEAD:8265.
         only: ids of the cells to train, with the teachers that they need; all by default.
+        machine: machine settings that `arguments` change, to be checked before anything is sent.
         arguments: more options of `pld-grid run`, as it takes them.
         grace: seconds that running cohorts have to end their epoch when the job is stopped.
 
@@ -100,7 +103,8 @@ def submit(
         ResourceError: the cluster cannot be reached, or wants another token.
     """
     workspace = workspace or Workspace.default()
-    grids = api.load_grids(paths, profile, seeds=seeds)
+    grids = api.load_grids(paths, profile, seeds=seeds, max_cells=max_cells)
+    api.machines_of(grids, **machine or {})
     if only:
         grids = api.only(grids, only)
     _check_workspace(workspace)

@@ -10,7 +10,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from pld_grid.cli import console
-from pld_grid.cli._options import cell_ids, workspace_of
+from pld_grid.cli._options import cell_ids, check_again, workspace_of
 from pld_grid.errors import CellsFailed, InputError
 from pld_grid.uris import public_uri
 
@@ -22,6 +22,8 @@ JobId = Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id. 
 HERE = "http://127.0.0.1:8265"
 # A line of the driver's progress, as in "[ 3/13] finished ...".
 _PROGRESS = re.compile(r"^\[ *\d+/\d+\]", re.MULTILINE)
+# Options of `run` that change the profile's machine settings.
+_OF_MACHINE = ("cpus_per_cohort", "gpus_per_cohort", "devices_per_cohort", "cohort_size", "checkpoint_every")
 # What the job is told anyway, and what would be lost with the job's folder.
 _OURS = {"address", "store", "tracking_uri", "experiment", "grace"}
 
@@ -31,6 +33,7 @@ def submit(ctx: typer.Context, address: Dashboard = HERE) -> None:
     from pld_grid import jobs
 
     given, rest = _as_for_run(ctx)
+    check_again(given["again"], given["only"])
     workspace = workspace_of(given["store"], given["tracking_uri"], given["experiment"])
     submission = jobs.submit(
         given["grids"],
@@ -38,6 +41,8 @@ def submit(ctx: typer.Context, address: Dashboard = HERE) -> None:
         workspace,
         address=address,
         seeds=given["seeds"],
+        max_cells=given["max_cells"],
+        machine={name: given[name] for name in _OF_MACHINE},
         only=cell_ids(given["only"]),
         arguments=rest,
         grace=jobs.GRACE if given["grace"] is None else given["grace"],

@@ -69,9 +69,15 @@ def cell_ids(given: str | None) -> list[str]:
 
 
 def load(grids: list[str], profile: str, seeds: int | None, max_cells: int | None) -> "list[Grid]":
-    from pld_grid import api, grid
+    from pld_grid import api
 
-    return api.load_grids(grids, profile, seeds=seeds, max_cells=max_cells or grid.MAX_CELLS)
+    return api.load_grids(grids, profile, seeds=seeds, max_cells=max_cells)
+
+
+def check_again(again: bool, only: str | None) -> None:
+    """Raises InputError if everything is to be trained again, which nobody means."""
+    if again and only is None:
+        raise InputError("--again: name the cells with --only")
 
 
 def _check_tracking_uri(uri: str) -> None:

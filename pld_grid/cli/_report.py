@@ -98,7 +98,7 @@ def report(
         raise InputError("--watch: goes with the store's records only, without --check")
     if own:
         folder = out or f"reports/{profile or DEFAULT_PROFILE}"
-        loaded = api.grids_of_report(folder, grids or (), profile, seeds=seeds)
+        loaded = api.grids_of_report(folder, grids or (), profile, seeds=seeds, max_cells=max_cells)
     else:
         loaded = load(grids or [], profile or DEFAULT_PROFILE, seeds, max_cells)
         folder = out or f"reports/{loaded[0].profile.name}"

@@ -24,11 +24,12 @@ from pld_grid.cli._options import (
     TrackingUri,
     WeightsDir,
     cell_ids,
+    check_again,
     load,
     workspace_of,
 )  # fmt: skip
 from pld_grid.cli._report import write_report
-from pld_grid.errors import CellsFailed, InputError
+from pld_grid.errors import CellsFailed
 
 
 def run(
@@ -62,8 +63,7 @@ def run(
     from pld_grid import api
     from pld_grid.progress import duration
 
-    if again and only is None:
-        raise InputError("--again: name the cells with --only")
+    check_again(again, only)
     loaded = load(grids, profile, seeds, max_cells)
     chosen = cell_ids(only)
     machines = api.machines_of(

@@ -23,6 +23,11 @@ CASES = {
         GRID,
         {"HF_HUB_ETAG_TIMEOUT": "-1"},
     ),
+    "all of a job again": Case(("submit", "mine.yaml", "--again"), "--again: name the cells with --only", GRID),
+    "job's processors": Case(("submit", "mine.yaml", "--cpus-per-cohort", "-1"), "--cpus-per-cohort: must be ", GRID),
+    "job of too many cells": Case(
+        ("submit", "mine.yaml", "--seeds", "3000", "--max-cells", "2500"), "3000 cells | --max-cells raises it", GRID
+    ),
     "emoji that was none": Case(("why", ":smile:"), '":smile:" is no cell id'),
     "store in an archive that is none": _store("zip::mine.yaml", "store zip::mine.yaml: "),
     "store that refers to nothing": _store("reference://x"),
