@@ -313,7 +313,7 @@ def leave_one_of_each(store: Store) -> list[Cell]:
     begin(store, cells[5], 2)
     store.write_cell(cells[6])
     # Numbers that a careless conversion changes; and a metric that is not measured in every epoch.
-    odd = {"tiny": 5e-324, "third": 1 / 3, "large": 1.7976931348623157e308, "minus": -0.0, "whole": 7.0}
+    odd = {"tiny": 5e-324, "third": 1 / 3, "large": 1e100, "minus": -0.0, "whole": 7.0}
     first, last = make_epochs(2)
     finish(store, cells[7], epochs=(first, last.model_copy(update={"metrics": odd})))
     finish(store, cells[8], weights=None)
