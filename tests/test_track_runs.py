@@ -1,10 +1,12 @@
 """The two ways of reading all runs: an embedded database at once, and MLflow's client."""
 
+import time
 from pathlib import Path
 
 import pytest
 from cells import begin, finish, make_cell, make_distilled
 
+from pld_grid.errors import TrackingError
 from pld_grid.records import from_store
 from pld_grid.store import Store
 from pld_grid.track import EXPERIMENT, Tracker, records, runs
@@ -62,3 +64,11 @@ def test_records_do_not_depend_on_the_way(layout: str, mirrored: tuple[Store, st
     client = connect(uri)
     deleted = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], run_view_type=DELETED)
     assert [run.info.status for run in deleted if run.info.start_time == 1] == ["KILLED"]
+
+
+def test_a_database_that_is_away_is_told_of_within_seconds():
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match="onnection refused"):
+        records("postgresql://127.0.0.1:1/x")
+    # MLflow would try for two minutes.
+    assert time.monotonic() - began < 60

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pld_grid.cli import console
+from pld_grid.cli._options import workspace_of
 
 app = typer.Typer(help="Prepare the database behind an MLflow server.", no_args_is_help=True)
 
@@ -27,9 +28,9 @@ def upgrade(
     ] = None,
 ) -> None:
     """Make MLflow's schema in a database, or bring it up to date; any number may do so at once."""
-    from pld_grid import api, track
+    from pld_grid import track
 
-    uri = api.Workspace.default(tracking_uri=tracking_uri).tracking_uri
+    uri = workspace_of(None, tracking_uri).tracking_uri
     before, after = track.upgrade_database(uri)
     done = "made" if before is None else "up to date" if before == after else f"upgraded from {before}"
     line = f"{track.public_uri(uri)}: schema {done} (revision {after})"

@@ -93,8 +93,11 @@ def _check_tracking_uri(uri: str) -> None:
             "https": parts.hostname,
             "postgresql": parts.netloc + parts.path,
         }
-        # MLflow tries for minutes to open a folder.
-        known["sqlite"] = parts.path.strip("/") and not Path(shown.removeprefix("sqlite:///")).is_dir()
+        # MLflow tries for minutes to open a folder, and would put a file in a device's place.
+        file = Path(shown.removeprefix("sqlite:///"))
+        known["sqlite"] = parts.path.strip("/") and (file.is_file() or not file.exists())
+        # Bytes of the command line that are no text cannot be told to any database.
+        uri.encode()
     except (ValueError, OSError):
         kind, known = "", {}
     if not known.get(kind):

@@ -3,15 +3,14 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import FiniteFloat, TypeAdapter
 
-from pld_grid.records import Record, State
+from pld_grid.records import Record
 from pld_grid.spec import Cell, canonical_json, digest
-from pld_grid.store import EpochRecord, Progress, Provenance, Receipt, sha256
+from pld_grid.store import EpochRecord, Progress, Receipt, sha256
 
 PREFIX = "pld_grid."
 CELL_ID = f"{PREFIX}cell_id"
@@ -38,7 +37,8 @@ STATUS: Mapping[str, str] = {
 # libyaml's, where PyYAML was built with it: the other takes a fifth of the time that mirroring a cell does.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-_EPOCHS = TypeAdapter(tuple[EpochRecord, ...])
+_RECORD = TypeAdapter(Record)
+_METRICS = TypeAdapter(dict[str, FiniteFloat])
 
 # MLflow's table is read by people: "loss" rather than "loss.name". The first prefix that fits is replaced.
 _SHORTER = (
@@ -110,22 +110,22 @@ NO_RESULT: Mapping[str, str] = {STATE: "", RECEIPT: "", LOGGED: "-1"}
 def record(run_id: str, experiment_id: str, found: Mapping[str, str]) -> Record | None:
     """The record that a run's tags stand for; None for another run, or a cell without any progress yet.
 
+    Anybody who reaches MLflow may have written the tags: a run whose tags are no record is another run.
     What only the receipt knows is not in it: see `with_receipt`.
     """
     if CELL_ID not in found or not found.get(STATE):
         return None
-    parameters = found[f"{PREFIX}parameters"]
-    return Record(
-        cell_id=found[CELL_ID],
-        state=cast(State, found[STATE]),
-        reason=found[f"{PREFIX}reason"],
-        epoch=int(found[f"{PREFIX}epoch"]),
-        metrics=json.loads(found[f"{PREFIX}metrics"]),
-        parameters=int(parameters) if parameters else None,
-        commit=found[f"{PREFIX}commit"],
-        run_id=run_id,
-        experiment_id=experiment_id,
-    )
+    said = {name: found.get(f"{PREFIX}{name}") for name in ("cell_id", "state", "reason", "epoch", "commit")}
+    try:
+        # JSON can spell half a character, which nothing can be written with.
+        "".join((run_id, experiment_id, *found.values())).encode()
+        metrics = _METRICS.validate_json(found[f"{PREFIX}metrics"], strict=True)
+        parameters = found[f"{PREFIX}parameters"] or None
+        return _RECORD.validate_python(
+            said | {"metrics": metrics, "parameters": parameters, "run_id": run_id, "experiment_id": experiment_id}
+        )
+    except (ValueError, LookupError):
+        return None
 
 
 def with_receipt(known: Record, artifact: bytes | None, digest: str) -> Record | None:
@@ -134,8 +134,9 @@ def with_receipt(known: Record, artifact: bytes | None, digest: str) -> Record |
         content = json.loads(artifact or b"")
         if sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()) != digest:
             return None
-        epochs = _EPOCHS.validate_python(content["epochs"])
-        return replace(known, epochs=epochs, provenance=Provenance.model_validate(content["provenance"]))
+        return _RECORD.validate_python(
+            {**vars(known), "epochs": content["epochs"], "provenance": content["provenance"]}
+        )
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
@@ -147,10 +148,17 @@ def artifacts(receipt: Receipt) -> dict[str, bytes]:
     return {"cell.yaml": text.encode(), RECEIPT_FILE: pretty.encode() + b"\n"}
 
 
+def logged(had: Mapping[str, str]) -> int:
+    """The last epoch whose metrics a run with these tags has; -1 if they tell of none."""
+    try:
+        return int(had[LOGGED])
+    except (ValueError, LookupError):
+        return -1
+
+
 def unlogged(progress: Progress | None, had: Mapping[str, str]) -> list[EpochRecord]:
     """Epochs that a run with these tags lacks."""
-    logged = int(had.get(LOGGED, -1))
-    return [epoch for epoch in progress.epochs if epoch.epoch > logged] if progress else []
+    return [epoch for epoch in progress.epochs if epoch.epoch > logged(had)] if progress else []
 
 
 def started(progress: Progress | None) -> float:

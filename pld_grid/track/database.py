@@ -5,19 +5,20 @@ all but one of them fail on PostgreSQL. Hence a lock: a file beside an embedded 
 it is complete; an advisory lock inside PostgreSQL, which ends with the connection that holds it.
 """
 
+import os
 import sqlite3
+import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
 from pld_grid.errors import InputError, TrackingError
-from pld_grid.track.server import SQLITE, connect, database_path, quiet, reporting
+from pld_grid.track.server import SQLITE, connect, database_path, kind, load, reporting
 from pld_grid.uris import public_uri
 
 if TYPE_CHECKING:
@@ -31,22 +32,24 @@ def prepare_database(tracking_uri: str) -> None:
     """Makes the schema of a sqlite or PostgreSQL database that has none yet; does nothing for any other URI.
 
     Raises:
+        InputError: one of MLflow's settings is wrong.
         TrackingError: the database cannot be reached or written, or another process holds its lock for too long.
     """
     path = database_path(tracking_uri)
-    if path is not None:
-        if not _has_schema(path):
-            with _file_lock(path):
-                if not _has_schema(path):
-                    _make_database(path)
-    elif _is_postgresql(tracking_uri):
-        from sqlalchemy import inspect
+    with reporting(tracking_uri):
+        if path is not None:
+            if not _has_schema(path):
+                with _file_lock(path):
+                    if not _has_schema(path):
+                        _make_database(path)
+        elif kind(tracking_uri) == "postgresql":
+            from sqlalchemy import inspect
 
-        with reporting(tracking_uri), _engine(tracking_uri) as engine:
-            # Alembic's own table comes with the last migration or not at all.
-            if not inspect(engine).has_table("alembic_version"):
-                with _advisory_lock(engine, tracking_uri):
-                    _upgrade(engine, tracking_uri)
+            with _engine(tracking_uri) as engine:
+                # Alembic's own table comes with the last migration or not at all.
+                if not inspect(engine).has_table("alembic_version"):
+                    with _advisory_lock(engine, tracking_uri):
+                        _upgrade(engine, tracking_uri)
 
 
 def upgrade_database(tracking_uri: str) -> tuple[str | None, str]:
@@ -61,26 +64,22 @@ def upgrade_database(tracking_uri: str) -> tuple[str | None, str]:
     """
     path = database_path(tracking_uri)
     if path is not None:
-        with _file_lock(path), reporting(tracking_uri):
+        with reporting(tracking_uri), _file_lock(path):
             if not _has_schema(path):
                 _make_database(path)
                 with _engine(tracking_uri) as engine:
                     return None, _upgrade(engine, tracking_uri)[1]
             with _engine(tracking_uri) as engine:
                 return _upgrade(engine, tracking_uri)
-    if urlsplit(tracking_uri).scheme in ("http", "https"):
+    if kind(tracking_uri) in ("http", "https"):
         raise InputError(
             f"{public_uri(tracking_uri)} is a server, and the schema is its database's: give the URI that the server "
             "has as --backend-store-uri (postgresql://... or sqlite:///...)"
         )
-    if not _is_postgresql(tracking_uri):
+    if kind(tracking_uri) != "postgresql":
         raise InputError(f"{public_uri(tracking_uri)} is not a database: give postgresql://... or sqlite:///...")
     with reporting(tracking_uri), _engine(tracking_uri) as engine, _advisory_lock(engine, tracking_uri):
         return _upgrade(engine, tracking_uri)
-
-
-def _is_postgresql(tracking_uri: str) -> bool:
-    return urlsplit(tracking_uri).scheme.split("+")[0] == "postgresql"
 
 
 def _upgrade(engine: "Engine", tracking_uri: str) -> tuple[str | None, str]:
@@ -106,7 +105,7 @@ def _upgrade(engine: "Engine", tracking_uri: str) -> tuple[str | None, str]:
 @contextmanager
 def _engine(tracking_uri: str) -> Iterator["Engine"]:
     """Connects when first used, and without MLflow's minutes of retries."""
-    quiet()
+    load()
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     try:
@@ -114,8 +113,9 @@ def _engine(tracking_uri: str) -> Iterator["Engine"]:
     except ValueError as error:  # a port that is no number
         raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {error}") from None
     except ModuleNotFoundError as error:
+        ours = ": pip install 'pld_grid[server]'" if error.name == "psycopg" else ""
         raise TrackingError(
-            f"MLflow at {public_uri(tracking_uri)}: the package {error.name} is missing: pip install 'pld_grid[server]'"
+            f"MLflow at {public_uri(tracking_uri)}: the package {error.name} is missing{ours}"
         ) from None
     try:
         yield engine
@@ -142,19 +142,30 @@ def _advisory_lock(engine: "Engine", tracking_uri: str) -> Iterator[None]:
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
+    lock = f"{path}.lock"
     try:
+        _has_schema(path)  # beside a device not even a lock is made
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=SCHEMA_TIMEOUT):
+        # What keeps it from being made is no other process, for which FileLock takes it.
+        os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        with FileLock(lock, timeout=SCHEMA_TIMEOUT):
             yield
     except Timeout:
-        raise TrackingError(f"MLflow database {path}: another process holds {path}.lock") from None
+        raise TrackingError(f"MLflow database {path}: another process holds {lock}") from None
     except OSError as error:
         raise TrackingError(f"MLflow database {path}: {error.strerror or error}") from None
 
 
 def _has_schema(path: Path) -> bool:
-    """Whether there is anything in the file; what is in it is for MLflow to judge."""
-    return path.exists() and path.stat().st_size > 0
+    """Whether there is anything in the file; what is in it is for MLflow to judge.
+
+    Raises TrackingError where something else has the name, such as a device or a link: a database would replace it.
+    """
+    if path.is_file() and path.stat().st_size > 0:
+        return True
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise TrackingError(f"MLflow database {path}: it is not a regular file")
+    return False
 
 
 def _make_database(path: Path) -> None:

@@ -26,9 +26,13 @@ class Mirrorer:
     Args:
         tracker: used by the thread alone from `start` to `close`, except for its submissions.
         replay: whether to begin with what earlier runs could not log.
+
+    Raises InputError for a setting of MLflow's that it cannot take.
     """
 
     def __init__(self, tracker: Tracker, *, replay: bool = True) -> None:
+        # Imports it in this thread: Tune does so too, from threads of its own, and two at once can both fail.
+        load()
         self.tracker = tracker
         self._replay = replay
         self._marked: dict[str, None] = {}  # a set that keeps the order
@@ -43,8 +47,6 @@ class Mirrorer:
 
     def start(self) -> None:
         """Starts the thread; MLflow is first contacted there."""
-        # Tune imports it too, from threads of its own: two at once can both fail.
-        load()
         self._thread.start()
 
     def mark(self, item: str) -> None:

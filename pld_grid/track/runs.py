@@ -18,6 +18,7 @@ from pld_grid.files import read_regular, temporary_folder
 from pld_grid.records import Record
 from pld_grid.track import content
 from pld_grid.track.content import CELL_ID, LOGGED, PREFIX, RECEIPT, RECEIPT_FILE, SUBMISSION_ID
+from pld_grid.track.database import prepare_database
 from pld_grid.track.server import EXPERIMENT, connect, database_path, reporting
 from pld_grid.uris import public_uri
 
@@ -31,7 +32,8 @@ DOWNLOADS = 8  # at a time
 PAGE = 250  # runs per request; MLflow takes about 0.1 MB for each while it reads them
 _BRIEFS = f"""
     SELECT run_uuid, experiment_id, status, start_time, artifact_uri, key, value FROM runs JOIN tags USING (run_uuid)
-    WHERE experiment_id = ? AND lifecycle_stage = 'active' AND key LIKE '{PREFIX}%'
+    WHERE experiment_id = ? AND lifecycle_stage = 'active' AND key LIKE '{PREFIX}%' AND typeof(start_time) = 'integer'
+        AND typeof(run_uuid) = 'text' AND typeof(artifact_uri) = 'text' AND typeof(value) = 'text'
     ORDER BY start_time, run_uuid
 """
 
@@ -89,10 +91,12 @@ def finished(tracking_uri: str, experiment: str, cell_ids: Collection[str]) -> s
 def _chosen(tracking_uri: str, experiment: str, cell_ids: Collection[str] | None) -> dict[str, tuple[Brief, Record]]:
     """The run of each cell with what its tags say, in the order asked for."""
     path = database_path(tracking_uri)
-    if path is not None and not path.exists():
-        raise TrackingError(f"there is no MLflow database {path}")
     found: dict[str, tuple[Brief, Record]] = {}
     with reporting(tracking_uri):
+        if path is not None and not path.exists():
+            raise TrackingError(f"there is no MLflow database {path}")
+        # It finds out within seconds whether there is a database; MLflow tries for minutes.
+        prepare_database(tracking_uri)
         client = connect(tracking_uri)
         known = client.get_experiment_by_name(experiment)
         for run in survey(tracking_uri, client, known.experiment_id) if known else ():
@@ -112,26 +116,30 @@ def _receipts(tracking_uri: str, runs: Collection[Brief]) -> Iterator[bytes | No
         yield from (_read(folder / RECEIPT_FILE) for folder in folders if folder)
         return
     with temporary_folder("pld_grid-mlflow-") as scratch, ThreadPoolExecutor(DOWNLOADS) as pool:
-        yield from pool.map(partial(_download, connect(tracking_uri), Path(scratch)), runs)
+        # Not after the runs: whoever answers as MLflow may call one `../..`.
+        places = (Path(scratch, str(number)) for number in range(len(runs)))
+        yield from pool.map(partial(_download, connect(tracking_uri)), runs, places)
 
 
 def _local(artifact_uri: str) -> Path | None:
     """The folder behind a run's artifacts, if it is one of this machine's."""
-    parts = urlsplit(artifact_uri)
+    try:
+        parts = urlsplit(artifact_uri)
+    except ValueError:
+        return None
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def _read(path: Path) -> bytes | None:
     try:
         return read_regular(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path at all
         return None
 
 
-def _download(client: "MlflowClient", scratch: Path, run: Brief) -> bytes | None:
-    folder = scratch / run.run_id
-    folder.mkdir()
+def _download(client: "MlflowClient", run: Brief, folder: Path) -> bytes | None:
     try:
+        folder.mkdir()
         return _read(Path(client.download_artifacts(run.run_id, RECEIPT_FILE, str(folder))))
     except Exception:  # every artifact store raises its own kind; the caller counts what is missing
         return None
@@ -164,9 +172,10 @@ def _from_database(path: Path, experiment_id: str) -> list[Brief] | None:
 
 def brief(run: "Run") -> Brief:
     """What `survey` tells of a run."""
-    tags = {name: value for name, value in run.data.tags.items() if name.startswith(PREFIX)}
+    tags = {k: v for k, v in run.data.tags.items() if k.startswith(PREFIX) and isinstance(v, str)}
     info = run.info
-    return Brief(info.run_id, info.experiment_id, info.status, info.start_time, info.artifact_uri, tags)
+    started = info.start_time if isinstance(info.start_time, int) else 0
+    return Brief(info.run_id, info.experiment_id, info.status, started, info.artifact_uri or "", tags)
 
 
 def stream(client: "MlflowClient", experiment_id: str, query: str = "") -> "Iterator[Run]":

@@ -5,14 +5,15 @@ import os
 import re
 import sqlite3
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pld_grid.errors import TrackingError
-from pld_grid.uris import public_uri
+from pld_grid.errors import InputError, TrackingError
+from pld_grid.uris import public_uri, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,29 +54,45 @@ def database_path(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix(SQLITE)).absolute()
 
 
+def kind(tracking_uri: str) -> str:
+    """What a tracking URI is of: sqlite, postgresql, http or https if it is any that we know."""
+    return tracking_uri.partition("://")[0].partition("+")[0].lower()
+
+
 def artifact_location(tracking_uri: str) -> str | None:
     """Where an embedded database keeps its runs' files: beside itself. None: the server decides."""
     path = database_path(tracking_uri)
     return (path.parent / "mlartifacts").as_uri() if path else None
 
 
-def quiet() -> None:
-    """Settings that MLflow reads when it is first imported: every use of it begins here."""
+def load() -> None:
+    """Imports MLflow under our settings: every use of it begins here.
+
+    Raises InputError for a setting of the user's that it cannot take, which would show as errors of anything.
+    """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def load() -> None:
-    """Imports MLflow."""
-    quiet()
-    import mlflow  # noqa: F401
+    level = os.environ["MLFLOW_LOGGING_LEVEL"]
+    if level and level.upper() not in logging.getLevelNamesMapping():
+        raise InputError(f'MLFLOW_LOGGING_LEVEL: "{level}" is no level; MLflow takes DEBUG, INFO, WARNING and ERROR')
+    try:
+        from mlflow import environment_variables
+    except ValueError as error:  # it reads some of them while it is imported
+        raise InputError(f"a setting of MLflow's: {error}") from None
+    for name in sorted(os.environ.keys() & vars(environment_variables).keys()):
+        if not name.startswith("MLFLOW_"):
+            continue
+        try:
+            getattr(environment_variables, name).get()
+        except ValueError:
+            raise InputError(f'{name}: "{os.environ[name]}" is no value that MLflow takes') from None
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
     """A client, which need not have contacted anything yet."""
-    quiet()
+    load()
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=tracking_uri)
@@ -83,20 +100,35 @@ def connect(tracking_uri: str) -> "MlflowClient":
 
 @contextmanager
 def reporting(tracking_uri: str) -> Iterator[None]:
-    """Turns what MLflow and its transports raise into a TrackingError of one line, without secrets."""
-    quiet()
+    """Turns what MLflow and its transports raise into a TrackingError of one line, without secrets.
+
+    What it raises by mistake too: it trips over some of what a server may answer, or anybody write into its database.
+    """
+    load()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {explained(error, tracking_uri)}") from error
+    except Exception as error:
+        expected = isinstance(error, (MlflowException, SQLAlchemyError, sqlite3.Error, OSError))
+        if not expected and not _of_mlflow(error):
+            raise
+        said = explained(error, tracking_uri)
+        said = said if expected else f"MLflow cannot read what it answered or has ({said})"
+        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {said}") from error
+
+
+def _of_mlflow(error: Exception) -> bool:
+    """Whether an error arose in what we called of MLflow, rather than in code of ours."""
+    names = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    packages = [name.partition(".")[0] for name in names]
+    return "mlflow" in packages[::-1][: packages[::-1].index("pld_grid")]
 
 
 def explained(error: Exception, tracking_uri: str) -> str:
     """What went wrong between us and MLflow and what to do about it: one line, without secrets."""
-    text = _without_secrets(str(error), tracking_uri)
+    text = without_secrets(str(error), tracking_uri)
     status = _http_status(error)
     if status == 401:
         return "401: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user and password that it knows"
@@ -136,13 +168,6 @@ def _http_status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _without_secrets(text: str, tracking_uri: str) -> str:
-    """The text with `public_uri` in place of the URI, and without what comes before an @ in any other."""
-    for uri in (tracking_uri, tracking_uri.rstrip("/")):
-        text = text.replace(uri, public_uri(uri))
-    return re.sub(r"(?<=://)(?!/)[^\s'\"]*@", "", text).strip()
-
-
 def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
     """The id of an experiment, which is created when missing; several processes may do so at once."""
     from mlflow.exceptions import MlflowException
@@ -155,7 +180,10 @@ def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         experiment = client.get_experiment_by_name(name)
-        assert experiment is not None, "it already exists"
+        if experiment is None:
+            raise TrackingError(
+                f'MLflow at {public_uri(tracking_uri)}: it has an experiment "{name}" and does not show it'
+            )
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f'MLflow at {public_uri(tracking_uri)}: experiment "{name}" was deleted; restore it, or name another one'
@@ -165,7 +193,7 @@ def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
 
 def ui_address(tracking_uri: str, port: int = 5000) -> str:
     """Where people look at MLflow: a server's own address, or that of `ui_command` on this machine."""
-    if urlsplit(tracking_uri).scheme in ("http", "https"):
+    if kind(tracking_uri) in ("http", "https"):
         return public_uri(tracking_uri).rstrip("/")
     return f"http://127.0.0.1:{port}"
 
@@ -175,7 +203,7 @@ def ui_command(tracking_uri: str, port: int = 5000) -> tuple[list[str], dict[str
 
     None if a server does already (open its URI). Nobody sees the URI, which may have a password, among the processes.
     """
-    if urlsplit(tracking_uri).scheme in ("http", "https"):
+    if kind(tracking_uri) in ("http", "https"):
         return None
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     return command, {"MLFLOW_BACKEND_STORE_URI": tracking_uri}

@@ -26,7 +26,7 @@ from pld_grid.track.content import (
     STATUS,
     SUBMISSION_ID,
 )
-from pld_grid.track.runs import Brief, active, create, doubled, find, index, survey, upload
+from pld_grid.track.runs import Brief, active, brief, create, doubled, find, index, survey, upload
 from pld_grid.track.server import EXPERIMENT, explained
 from pld_grid.track.submission import Submission, Submissions
 from pld_grid.uris import public_uri
@@ -225,7 +225,7 @@ class Tracker:
             return
         client, _ = self._connection.get()
         run = self._run_of_cell(cell, progress)
-        run_id, had = run.info.run_id, run.data.tags
+        run_id, had = run.info.run_id, brief(run).tags
         replaced = bool(had.get(RECEIPT)) and had[RECEIPT] in map(digest, self.store.earlier_receipts(cell_id))
         if replaced:
             # In favour of another training, all of whose epochs the run lacks.
@@ -296,7 +296,7 @@ class Tracker:
         if wanted_by:
             tags[PROFILE] = wanted_by[-1].profile
         if progress is not None and progress.epochs:
-            tags[LOGGED] = str(max(progress.epochs[-1].epoch, int(had.get(LOGGED, -1))))
+            tags[LOGGED] = str(max(progress.epochs[-1].epoch, content.logged(had)))
         return tags
 
     def _is_current(self, cell_id: str, run: Brief | None) -> bool:

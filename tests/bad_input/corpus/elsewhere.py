@@ -70,7 +70,6 @@ CASES = {
     ),
     "PostgreSQL's port": Case(
         ("db", "upgrade", "--tracking-uri", "postgresql://127.0.0.1:abc/x"),
-        "MLflow at postgresql://127.0.0.1:abc/x: ",
-        code=3,
+        '--tracking-uri: "postgresql://127.0.0.1:abc/x" is no MLflow: ',
     ),
 }
