@@ -1,5 +1,6 @@
 """Processes that are killed, at random moments and at chosen ones, and what must hold afterwards."""
 
+import math
 import random
 import sqlite3
 import subprocess
@@ -21,8 +22,8 @@ LONG = GRID.replace("epochs: 6", f"epochs: {EPOCHS}").replace("[ce, kd, dist, pl
 OTHER = LONG.replace("[ce, pld]", "[pld, kd]")
 LONG_PROFILE = PROFILE.replace("epochs: 2", "epochs: 4")
 
-# Runs in every process before all else. It notes each epoch that is begun, and kills its process where a ticket says
-# so: "before:PATTERN" or "after:PATTERN" of the path that a whole file is about to get, with ":" for "/".
+# Runs in every process before all else. It notes each epoch that is begun and each step, and kills its process where a
+# ticket says so: "before:PATTERN" or "after:PATTERN" of the path that a whole file is about to get, with ":" for "/".
 _WITNESS = """
 import fnmatch, signal, time
 
@@ -61,6 +62,8 @@ def witnessed(module):
     def train_step(student, *arguments):
         if os.path.exists(f"{HERE}/slow"):
             time.sleep(float(open(f"{HERE}/slow").read() or 0))
+        with open(f"{HERE}/steps/{os.getpid()}", "a") as diary:
+            diary.write(".")
         return step(student, *arguments)
 
     module.Student.begin_epoch, module.Student.train_step = begin_epoch, train_step
@@ -90,6 +93,7 @@ class Witness:
         self.folder = folder
         self.tickets = folder / "tickets"
         self.tickets.mkdir(parents=True)
+        (folder / "steps").mkdir()
         (folder / "begun").touch()
         # What a process's environment needs.
         self.environment = early(folder, _WITNESS)
@@ -99,9 +103,14 @@ class Witness:
         *whole, _ = (self.folder / "begun").read_text().split("\n")
         return [Begun(int(pid), int(rank), cell, int(epoch)) for pid, rank, cell, epoch in map(str.split, whole)]
 
-    def epochs_of(self, pid: int) -> int:
-        """How many epochs a process has begun; all but the last stand in checkpoints, of one student at least."""
-        return len({each.epoch for each in self.begun() if each.pid == pid})
+    def saved(self, pid: int) -> bool:
+        """Whether a process has written a checkpoint, of one student at least: it has begun a second epoch."""
+        return len({each.epoch for each in self.begun() if each.pid == pid}) > 1
+
+    def steps_of(self, pid: int) -> int:
+        """How many steps a process has begun, of all its students together."""
+        path = self.folder / "steps" / str(pid)
+        return path.stat().st_size if path.exists() else 0
 
     def order(self, ticket: str) -> Path:
         """Orders the first process that comes to a moment to die there; the file is gone when one has."""
@@ -223,8 +232,10 @@ def _name(process: psutil.Process) -> str:
 
 
 def kill(process: psutil.Process) -> bool:
-    """`kill -9`; False if it had ended."""
+    """`kill -9`; False if it had ended, be it that nobody has heard of that yet."""
     try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
         process.kill()
     except psutil.NoSuchProcess:
         return False
@@ -251,26 +262,28 @@ def hunt(
     """Kills so many processes at random moments, if the run does not end before, and tells what they were.
 
     Args:
-        training: the processes that train; each has a checkpoint between one kill and the next.
-        prey: those of which one is killed when it is the turn of a process that trains.
+        training: the processes that train. The turn of each comes within a second, and again as soon as it got on.
+        prey: those of which one is killed when it is the turn of a process that trains; none if it is to be spared.
     """
-    due: dict[int, int] = {}
+    turns: dict[int, float] = {}
+    before: dict[int, int] = defaultdict(int)
     killed = 0
     while run.process.poll() is None and killed < most:
         for process in training():
-            # When the second epoch begins, a checkpoint stands.
-            if witness.epochs_of(process.pid) < due.setdefault(process.pid, chance.randint(2, 3)):
+            pid = process.pid
+            if pid not in turns and witness.steps_of(pid) > before[pid]:
+                turns[pid] = time.monotonic() + chance.uniform(0, 1)
+            if time.monotonic() < turns.get(pid, math.inf):
                 continue
-            time.sleep(chance.uniform(0, 0.3))
             victims = prey(process)
-            if not victims:
-                continue
-            victim = chance.choice(victims)
-            word = kind(victim)
-            if kill(victim):
-                due[process.pid] = witness.epochs_of(process.pid) + chance.randint(2, 3)
-                killed += 1
-                yield word
+            if victims:
+                victim = chance.choice(victims)
+                word = kind(victim)
+                if kill(victim):
+                    killed += 1
+                    yield word
+            del turns[pid]
+            before[pid] = witness.steps_of(pid)
         time.sleep(0.1)
 
 

@@ -11,8 +11,12 @@ Undisturbed = Callable[[str, str], dict[str, bytes]]
 Make = Callable[..., tuple[Service, Witness]]
 Watch = Callable[["subprocess.Popen[str]"], Run]
 
-# Kills that are not random.
+# Kills at moments that a test chooses, or of what no grid has to do with: not counted among those at random moments.
 CHOSEN = "trial at a chosen moment"
+DRIVER_WITH_ALL = "driver with all workers"
+DRIVER_BESIDE = "driver beside another"
+WORKER_ALONE = "worker of a loader without a grid"
+NOT_RANDOM = frozenset({CHOSEN, DRIVER_WITH_ALL, DRIVER_BESIDE, WORKER_ALONE})
 
 
 class Count:

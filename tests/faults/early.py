@@ -39,6 +39,16 @@ IMPATIENT = """
 after_import("pld_grid.store.leases", lambda module: setattr(module, "LAPSED", 15.0))
 """
 
+# That a loader's process has died is noticed after half a second. Where Ray has a training run, which is not the main
+# thread, torch looks for that every five.
+WATCHFUL = """
+def watchful(module):
+    module._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
+
+
+after_import("torch.utils.data.dataloader", watchful)
+"""
+
 # A student that is about to begin an epoch beyond the number in the file `gate` waits until it is larger.
 GATED = """
 import time

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sabotage import Sabotage
 from service import GRID, PROFILE, Service
 
 from pld_grid import api
-from pld_grid.spec import Cell
+from pld_grid.spec import SPEC_VERSION, Cell
 from pld_grid.store import Manifest, Store, claims, sha256
 
 STUDENTS, CHANGED_BYTES = 8, 200
@@ -76,6 +77,7 @@ class Grid:
         (self.teacher,) = (cell_id for cell_id, cell in self.cells.items() if cell.teacher is None and cell.epochs == 2)
         self.students = [cell_id for cell_id in self.cells if cell_id != self.teacher]
         self.runs: list[Run] = []
+        self.coming: dict[str, list[Callable[[bytes, random.Random], bytes]]] = defaultdict(list)
 
     @property
     def store(self) -> Path:
@@ -115,7 +117,11 @@ class Grid:
 
     def spoil(self, cell_id: str, *parts: str) -> tuple[str, bytes]:
         """Damages a file in one of the ways in which disks do that; whose it is, and what it holds now."""
-        path, kind = self.store.joinpath(cell_id, *parts), self.chance.choice(KINDS)
+        path, left = self.store.joinpath(cell_id, *parts), self.coming[parts[0]]
+        if not left:
+            # Of checkpoints, of receipts and so on, each in its own order: every way before any comes again.
+            left += self.chance.sample(KINDS, len(KINDS))
+        kind = left.pop()
         return self.replace(kind(path.read_bytes(), self.chance), kind.__name__, cell_id, *parts)
 
     def replace(self, data: bytes, what: str, cell_id: str, *parts: str) -> tuple[str, bytes]:
@@ -123,6 +129,11 @@ class Grid:
         self.store.joinpath(cell_id, *parts).write_bytes(data)
         self.count(f"{parts[0].removesuffix('.json')} {what}")
         return cell_id, data
+
+    def lose(self, cell_id: str, *parts: str) -> None:
+        """Removes a file."""
+        self.store.joinpath(cell_id, *parts).unlink()
+        self.count(f"{parts[0].removesuffix('.json')} missing")
 
     def fold(self, cell_id: str, *parts: str) -> None:
         """Puts a folder, with something in it, in a file's place."""
@@ -183,7 +194,9 @@ def test_damaged_stores_are_made_good(grid: Grid, undisturbed: Undisturbed) -> N
     # Of the checkpoints after epochs 2 and 3.
     lost += [grid.spoil(payload, "checkpoints", "000003.pt")]
     lost += [grid.spoil(manifest, "checkpoints", "000003.json")]
-    lost += [grid.spoil(both, "checkpoints", "000003.pt"), grid.spoil(both, "checkpoints", "000002.json")]
+    grid.lose(both, "checkpoints", "000003.pt")
+    manifest_of_missing = path(both, "checkpoints", "000003.json").read_bytes()
+    lost += [(both, manifest_of_missing), grid.spoil(both, "checkpoints", "000002.json")]
     lost += [*pair(nothing, 2)[:1], *pair(nothing, 3)[:1]]
     others = [path(payload, "checkpoints", f"000002.{end}").read_bytes() for end in ("pt", "json")]
     for end, data in zip(("pt", "json"), others, strict=True):
@@ -213,6 +226,7 @@ def test_damaged_stores_are_made_good(grid: Grid, undisturbed: Undisturbed) -> N
     for cell_id, _ in lost:
         assert "cannot be used" in grid.notes(cell_id)
     assert f"it is of cell {payload} after epoch 2" in grid.notes(strange)
+    assert "000003.json cannot be used: 000003.pt is missing" in grid.notes(both)
     assert store.cell(payload) == grid.cells[payload]
     shown = grid.service.run("why", nothing, "--profile", "tiny.yaml")[0]
     for epoch in (2, 3):
@@ -229,6 +243,8 @@ def test_damaged_stores_are_made_good(grid: Grid, undisturbed: Undisturbed) -> N
             other = path(grid.chance.choice(grid.students), *parts)
             if grid.chance.random() < 0.15:
                 grid.fold(cell_id, *parts)
+            elif grid.chance.random() < 0.15:
+                grid.lose(cell_id, *parts)
             elif other.is_file() and other != file and grid.chance.random() < 0.3:
                 grid.replace(other.read_bytes(), "of another cell", cell_id, *parts)
             elif file.stat().st_size:
@@ -245,15 +261,30 @@ def test_damaged_stores_are_made_good(grid: Grid, undisturbed: Undisturbed) -> N
 
     # Finished cells: what has only lost its receipt gets it back, what has lost more is trained again.
     trained = len(grid.begun())
-    lost = [grid.spoil(cell_id, "receipt.json") for cell_id in grid.chance.sample(grid.students, 6)]
+    *spoilt, missing, strange, newer, folder = grid.chance.sample(grid.students, STUDENTS)
+    lost = [grid.spoil(cell_id, "receipt.json") for cell_id in spoilt]
     again = [cell_id for cell_id, _ in lost[:2]]
     for cell_id in again:
         last = max(path(cell_id, "claims").iterdir()).name
         grid.spoil(cell_id, "claims", last)
         grid.spoil(cell_id, "mirror.json")
+    grid.lose(missing, "receipt.json")
+    # Whole, and so right of its own, but not this cell's.
+    other = path(folder, "receipt.json").read_bytes()
+    lost += [grid.replace(other, "of another cell", strange, "receipt.json")]
+    cell = json.loads(path(newer, "receipt.json").read_bytes())["content"]["cell"] | {"spec_version": SPEC_VERSION + 1}
+    version = of_later_version(path(newer, "receipt.json"), cell=cell)
+    lost += [grid.replace(version, "of a newer spec version", newer, "receipt.json")]
+    grid.fold(folder, "receipt.json")
+    lost += [(folder, b"something")]
     grid.finish()
     assert grid.begun_at(trained) == dict.fromkeys(again, 1)
     assert [found for found in lost if found[1] not in grid.kept(found[0])] == []
+    for cell_id, _ in lost:
+        assert "receipt.json cannot be used" in grid.notes(cell_id)
+    assert f"receipt.json cannot be used: it is of cell {folder}" in grid.notes(strange)
+    for kind in KINDS:
+        assert {f"checkpoints {kind.__name__}", f"receipt {kind.__name__}"} <= grid.count.faults.keys()
     check_whole(grid.service, undisturbed(PROFILE, GRID), {each for run in grid.runs for each in run.seen})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from counting import Count
+from counting import DRIVER_WITH_ALL, Count
 from service import Service, all_gone, details, family, rest, wait_for
 
 from pld_grid.store import Store
@@ -48,4 +48,4 @@ def test_nothing_stays_running_after_a_driver_was_killed(killed: Service, count:
     (progress,) = [Store(killed.store).progress(cell) for cell in Store(killed.store).cell_ids()]
     assert progress is not None
     assert progress.state == "unfinished"
-    count.kill("driver with all workers")
+    count.kill(DRIVER_WITH_ALL)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from chaos import LONG, LONG_PROFILE, OTHER, Run, Witness, check_whole
-from counting import Count, Undisturbed, Watch
+from counting import DRIVER_BESIDE, Count, Undisturbed, Watch
 from early import GATED, IMPATIENT, Gate, early
 from service import Service, contents
 
@@ -155,7 +155,7 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
         following.wait_for(lambda run=following: SHARED in run.said, within=400)
         end(owner)
         if what == "whole job":
-            count.kill("driver beside another")
+            count.kill(DRIVER_BESIDE)
         else:
             owner.wait_for(lambda run=owner: "stopping after the running epochs" in run.said)
             # They wait at the gate for their next epoch, which they end.
