@@ -1,9 +1,13 @@
 """Real servers, started once for all tests that ask for them."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import servers
+
+sys.path.append(str(Path(__file__).parents[1] / "faults"))  # how processes are changed
 
 
 @pytest.fixture(scope="session")

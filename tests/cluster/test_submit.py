@@ -2,23 +2,45 @@
 
 import dataclasses
 import itertools
+import os
+import platform
 import re
-import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
+import psutil
 import pytest
 from ray_cluster import TOKEN, RayCluster, free_port, ray_cluster
 from service import GRID, Service, rest, wait_for
+from submitter import Cohort, Submitter
 
-from pld_grid import api, track
-from pld_grid.store import Store, claims
+from pld_grid import track
+from pld_grid.store import Store, claims, leases
 
 LONG = GRID.replace("epochs: 6", "epochs: 40")
 # Long enough that a node whose worker is slow to start still finds some of it to do.
 WIDE = GRID.replace("epochs: 6", "epochs: 20")
+Undisturbed = Callable[[str], bytes]
+
+# For a `sitecustomize`: three submissions wait for each other when each has seen which jobs there are.
+TOGETHER = """
+import os, pathlib, time
+from pld_grid import jobs
+
+HERE, stage = pathlib.Path(__file__).parent, jobs._stage
+
+
+def together(*arguments):
+    stage(*arguments)
+    (HERE / f"{os.getpid()}.here").touch()
+    while len(list(HERE.glob("*.here"))) < 3:
+        time.sleep(0.01)
+
+
+jobs._stage = together
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,73 +58,21 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Cohort(NamedTuple):
-    """When the cells of a cohort were trained."""
-
-    started: float
-    ended: float
-
-    def overlaps(self, other: "Cohort") -> bool:
-        return self.started < other.ended and other.started < self.ended
-
-
-class Submitter(Service):
-    """A laptop's folder: submits to the cluster and keeps its results in a place that all nodes reach."""
-
-    def __init__(self, folder: Path, cluster: RayCluster, database: Path, grid: str = GRID) -> None:
-        super().__init__(folder, grid=grid)
-        self.environment |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": TOKEN,
-            "RAY_API_SERVER_ADDRESS": cluster.dashboard,
-            "PLD_GRID_STORE": str(folder / "shared"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'shared.db'}",
-        }
-        shutil.copy(database, folder / "shared.db")
-
-    @property
-    def store(self) -> Path:
-        return self.folder / "shared"
-
-    def submit(self, *arguments: str) -> str:
-        """Submits the grid; the job's id."""
-        out, _ = self.run("submit", *arguments)
-        return out.split()[0]
-
-    def states(self) -> list[str]:
-        """What became of the cells that have begun."""
-        store = Store(self.store)
-        return [found.state for cell in store.cell_ids() if (found := store.progress(cell)) is not None]
-
-    def cohorts(self) -> list[Cohort]:
-        """The cohorts of all finished cells."""
-        store = Store(self.store)
-        found: dict[tuple[float, ...], Cohort] = {}
-        for receipt in (store.receipt(cell) for cell in store.cell_ids()):
-            assert receipt is not None
-            # Students of a cohort share the clock.
-            rates = tuple(record.metrics["images_per_second"] for record in receipt.epochs)
-            found[rates] = Cohort(receipt.provenance.started, receipt.provenance.ended)
-        return list(found.values())
-
-    def table(self) -> bytes:
-        """The grid's table from the shared store."""
-        grid = api.load_grid(self.folder / "losses.yaml", str(self.folder / "tiny.yaml"))
-        out = self.folder / "tables"
-        api.report([grid], out, api.Workspace(str(self.store), f"sqlite:///{self.folder / 'shared.db'}"))
-        return (out / "losses.csv").read_bytes()
-
-
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, database: Path) -> bytes:
-    """The table of the grid, run without a cluster."""
-    service = Service(tmp_path_factory.mktemp("local"), grid=WIDE, database=database)
-    service.run("run")
-    return service.tables()["losses.csv"]
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Undisturbed:
+    """The table of a grid, run without a cluster; each runs once."""
+
+    @cache
+    def of(grid: str) -> bytes:
+        service = Service(tmp_path_factory.mktemp("local"), grid=grid, database=database)
+        service.run("run")
+        return service.tables()["losses.csv"]
+
+    return of
 
 
 def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
-    tmp_path: Path, cluster: RayCluster, database: Path, expected: bytes
+    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
 ) -> None:
     laptop = Submitter(tmp_path, cluster, database, WIDE)
     first, err = laptop.run("submit", "--cohort-size", "2")
@@ -117,7 +87,7 @@ def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
     (tmp_path / "gone.yaml").rename(tmp_path / "losses.yaml")
     assert "9 cells trained" in out
     assert TOKEN not in out
-    assert laptop.table() == expected
+    assert laptop.table() == undisturbed(WIDE)
     # A node has one CPU and a cohort takes one: those that ran at the same time ran on different nodes.
     assert any(one.overlaps(other) for one, other in itertools.combinations(laptop.cohorts(), 2))
     status, _ = laptop.run("status", job)
@@ -132,7 +102,7 @@ def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
 
 
 def test_jobs_of_overlapping_grids_train_each_cell_once(
-    tmp_path: Path, cluster: RayCluster, database: Path, expected: bytes
+    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
 ) -> None:
     half = WIDE.replace("[ce, kd, dist, pld]", "[pld, ls, dist]").partition("table:")[0]
     one, other = (
@@ -150,7 +120,79 @@ def test_jobs_of_overlapping_grids_train_each_cell_once(
     logs = [tuple(entry.kind for entry in claims.entries(store, cell_id)) for cell_id in store.cell_ids()]
     # The first one's nine, and the second's `ls` under two optimizers.
     assert logs == [("claimed", "finished")] * 11
-    assert one.table() == expected
+    assert one.table() == undisturbed(WIDE)
+
+
+def _training(store: Store) -> dict[str, str]:
+    """Students that have got further than a teacher, which has two epochs, and whose process it is that trains them."""
+    found = {}
+    for cell_id in store.cell_ids():
+        progress, claim = store.progress(cell_id), claims.holder(store, cell_id)
+        beat = leases.read(store, claim.lease) if claim is not None else None
+        if beat is not None and progress is not None and len(progress.epochs) > 2:
+            # It runs in what was submitted.
+            (sent,) = Path(psutil.Process(beat.pid).cwd()).glob("of-*")
+            found[cell_id] = sent.name.removeprefix("of-")
+    return found
+
+
+def test_one_of_two_owners_stops_and_the_other_goes_on(
+    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
+) -> None:
+    laptops = {user: Submitter(tmp_path / user, cluster, database, WIDE) for user in ("ann", "bob")}
+    (tmp_path / "together").mkdir()
+    (tmp_path / "together" / "sitecustomize.py").write_text(TOGETHER)
+    path = os.pathsep.join(filter(None, (str(tmp_path / "together"), os.environ.get("PYTHONPATH"))))
+    shared = {name: laptops["ann"].environment[name] for name in ("PLD_GRID_STORE", "MLFLOW_TRACKING_URI")}
+    for user, laptop in laptops.items():
+        laptop.environment |= shared | {"LOGNAME": user, "PYTHONPATH": path}
+        (laptop.folder / f"of-{user}").touch()
+        gate = laptop.gated(tmp_path / "gate", 5)
+    started = [
+        (user, laptops[user].start("submit", "--report", str(tmp_path / user / "report")))
+        for user in ("ann", "ann", "bob")
+    ]
+    said = [(user, *process.communicate(timeout=240)[0].split(maxsplit=1)) for user, process in started]
+    jobs = {user: job for user, job, _ in said}
+    # Of one owner's two, the second was told of the first.
+    new, again = "submitted: 9 cells\n", "is running these grids already\n"
+    assert {job for _, job, _ in said} == set(jobs.values())
+    assert sorted(job.rpartition("-")[2] for job in jobs.values()) == ["1", "2"]
+    assert sorted((user, text) for user, _, text in said) == [("ann", again), ("ann", new), ("bob", new)]
+
+    store, training = Store(laptops["ann"].store), dict[str, str]()
+    following = {user: laptop.start("logs", "-f") for user, laptop in laptops.items()}
+    wait_for(following["ann"], lambda: training.update(_training(store)) or training, within=240)
+    one, other = sorted(laptops, key=lambda user: user not in training.values())
+    before = {cell_id: store.progress(cell_id) for cell_id, user in training.items() if user == one}
+    # Each names no job, and means their own.
+    assert laptops[one].stop(gate, 6) == f"{jobs[one]} stopped\n"
+    rest(following[one])
+    gate.open()
+    out, _ = following[other].communicate(timeout=400)
+    assert following[other].returncode == 0
+    assert "0 failed" in out
+    listed = [line.split() for line in laptops[one].run("list")[0].splitlines()]
+    assert {row[0]: row[1:3] for row in listed if row[0] in jobs.values()} == {
+        jobs[one]: ["stopped", f"{one}@{platform.node()}"],
+        jobs[other]: ["succeeded", f"{other}@{platform.node()}"],
+    }
+
+    logs = {cell_id: claims.entries(store, cell_id) for cell_id in store.cell_ids()}
+    assert len(logs) == 9
+    assert [sum(entry.kind == "finished" for entry in log) for log in logs.values()] == [1] * 9
+    left = {cell_id: log for cell_id, log in logs.items() if any(entry.kind == "released" for entry in log)}
+    assert left.keys() >= before.keys() != set()
+    for log in left.values():
+        assert [entry.kind for entry in log] == ["claimed", "released", "claimed", "finished"]
+        assert log[0].run == log[1].run != log[2].run == log[3].run
+    for cell_id, progress in before.items():
+        receipt = store.receipt(cell_id)
+        assert progress is not None
+        assert receipt is not None
+        # What stood in a checkpoint was not trained again.
+        assert receipt.epochs[: len(progress.epochs)] == progress.epochs
+    assert (tmp_path / other / "report" / "losses.csv").read_bytes() == undisturbed(WIDE)
 
 
 def test_students_train_on_the_kind_of_accelerator_that_the_profile_names(
@@ -192,7 +234,7 @@ def test_a_run_on_a_node_joins_the_cluster_at_an_address(tmp_path: Path, cluster
 
 
 def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
-    tmp_path: Path, cluster: RayCluster, database: Path
+    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
 ) -> None:
     # Only what a stop keeps, as no epoch is due for a checkpoint.
     laptop = Submitter(tmp_path, cluster, database, LONG)
@@ -212,9 +254,7 @@ def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
     assert laptop.submit("--checkpoint-every", "1000").endswith("-2")
     out, _ = laptop.run("logs", "-f")
     assert "8 cells trained" in out
-    undisturbed = Service(tmp_path / "local", grid=LONG, database=database)
-    undisturbed.run("run")
-    assert laptop.table() == undisturbed.tables()["losses.csv"]
+    assert laptop.table() == undisturbed(LONG)
 
 
 def test_a_node_without_the_package_is_one_line(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
@@ -302,11 +342,12 @@ def test_what_would_be_lost_with_the_job_is_refused(tmp_path: Path, cluster: Ray
 
 
 def test_ctrl_c_on_the_laptop_leaves_the_job_alone(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
-    laptop = Submitter(tmp_path, cluster, database, LONG)
+    laptop = Submitter(tmp_path, cluster, database)
+    gate = laptop.gated(tmp_path / "gate", 3)
     job = laptop.submit()
     following = laptop.start("logs", "-f", job)
     wait_for(following, lambda: Store(laptop.store).cell_ids(), within=240)
     following.send_signal(signal.SIGINT)
     rest(following)
     assert re.search(r"state +running", laptop.run("status", job)[0])
-    assert laptop.run("stop", job)[0] == f"{job} stopped\n"
+    assert laptop.stop(gate, 4) == f"{job} stopped\n"
