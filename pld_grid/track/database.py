@@ -5,6 +5,7 @@ all but one of them fail on PostgreSQL. Hence a lock: a file beside an embedded 
 it is complete; an advisory lock inside PostgreSQL, which ends with the connection that holds it.
 """
 
+import errno
 import os
 import sqlite3
 import stat
@@ -147,7 +148,9 @@ def _file_lock(path: Path) -> Iterator[None]:
         _has_schema(path)  # beside a device not even a lock is made
         path.parent.mkdir(parents=True, exist_ok=True)
         # What keeps it from being made is no other process, for which FileLock takes it.
-        os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        if Path(lock).is_symlink():
+            raise OSError(errno.ELOOP, f"{lock} is a link")
+        Path(lock).touch()
         with FileLock(lock, timeout=SCHEMA_TIMEOUT):
             yield
     except Timeout:
