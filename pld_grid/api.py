@@ -136,7 +136,7 @@ def plan(
 
     `slots` is how many cohorts run at a time (default: as many as this machine has CPUs or GPUs for); `device` whose
     calibration prices it (default: this machine's, or the only one that the store has). Raises InputError for a
-    device without one.
+    device without one, and for a model that the profile describes so that it cannot be made.
     """
     return make_plan(grids, *_planning(grids, workspace, machines, slots, device))
 
@@ -167,6 +167,9 @@ def _planning(
     machines = machines or grids[0].profile.machines
     schedule.check_devices(machines, (cell for grid in grids for cell in grid.cells()))
     store, here = Store((workspace or Workspace.default()).store), local_resources()
+    finished = _finished(grids, store)
+    pending = (cell for grid in grids for cell in grid.cells() if cell.cell_id not in finished)
+    grids[0].profile.check_models(cell.student for cell in pending)
 
     def room(machine: MachineSettings) -> Room:
         costs = costs_of(store, machine, device)
@@ -175,7 +178,7 @@ def _planning(
         named = costs.calibration if device else None
         return Room(machine, named.slots if named else schedule.slots(machine, here), costs)
 
-    return _finished(grids, store), machines.map(room)
+    return finished, machines.map(room)
 
 
 def run(
@@ -204,7 +207,8 @@ def run(
         ResourceError: a cohort asks for more than the cluster has, or what it will write has no room.
         StoreError: the store cannot be written, or is full.
         WaveStopped: all that was tried first failed with one and the same error.
-        InputError: the data folder is missing, or a batch cannot be dealt out to the devices of a cohort.
+        InputError: the data folder is missing, a batch cannot be dealt out to the devices of a cohort, or the profile
+            describes a model that cannot be made.
         WeightsError: published weights are missing, and must not be fetched.
     """
     from pld_grid import schedule
@@ -225,6 +229,7 @@ def run(
     # Only a teacher's receipt can have been set aside, so a finished grid reads its receipts once.
     finished -= {i for i in teachers if store.receipt(i) is None}
     everything = make_plan(grids, finished)
+    grids[0].profile.check_models(cell.student for cell in everything.pending)
     schedule.check_devices(machines, everything.pending)
     needed = {machines.of(cell): None for cell in everything.pending}
     if address is None:

@@ -59,7 +59,7 @@ def calibrate(
 
     Raises:
         ResourceError: a cohort asks for more than the cluster has, or its devices are of several kinds.
-        InputError: the data folder is missing.
+        InputError: the data folder is missing, or the profile describes a model that cannot be made.
         StoreError: the store cannot be written.
     """
     from pld_grid import schedule
@@ -69,7 +69,9 @@ def calibrate(
     told = surroundings(grids, workspace, data_folder)
     store = Store(workspace.store)
     wanted: dict[MachineSettings, list[Cell]] = {}
-    for cell in {cell.cell_id: cell for grid in grids for cell in grid.cells()}.values():
+    cells = {cell.cell_id: cell for grid in grids for cell in grid.cells()}
+    grids[0].profile.check_models(cell.student for cell in cells.values())
+    for cell in cells.values():
         wanted.setdefault(machines.of(cell), []).append(cell)
 
     if address is None:

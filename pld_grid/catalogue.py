@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pld_grid.spec import Dataset, Model, Optimizer
+
 
 @dataclass(frozen=True)
 class LossInfo:
@@ -28,6 +30,7 @@ class DatasetInfo:
 
     `revision` is raised when the module is changed so that a cell would see other images, labels or splits: it is part
     of every cell, so old results are not mistaken for new ones. Sizes are numbers of images, where they are known.
+    `largest_image` is the most pixels that a side may have: fewer where all images are held in memory.
     """
 
     name: str
@@ -38,6 +41,7 @@ class DatasetInfo:
     train_size: int | None = None
     validation_size: int | None = None
     validation_per_class: int | None = None
+    largest_image: int = 4096
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Catalogue:
     name or wrap a model, and so are no options of one. `pretrained_classes(architecture, tag)` gives the class count of
     published weights, or None if timm has no such tag; `tags(architecture)` lists the valid ones. `optimizers` maps a
     name to the keywords that its class takes, with their defaults (timm itself drops unknown ones silently).
+    `model_error` and `optimizer_error` say why timm cannot make one, by trying; nothing if it can.
     """
 
     losses: Mapping[str, LossInfo]
@@ -57,3 +62,5 @@ class Catalogue:
     factory_options: frozenset[str]
     tags: Callable[[str], tuple[str, ...]]
     pretrained_classes: Callable[[str, str], int | None]
+    model_error: Callable[[Model, Dataset], str]
+    optimizer_error: Callable[[Optimizer], str]

@@ -56,7 +56,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     """A file's bytes, of a larger one the first `most` + 1. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
-        return file.read(-1 if most is None else most + 1)
+        if most is None:
+            return file.read()
+        # Python takes memory for all that it is asked to read. The kernel's own files have no size.
+        size = os.fstat(file.fileno()).st_size or most
+        return file.read(min(size, most) + 1)
 
 
 def write_whole(path: Path, data: bytes, durable: bool) -> None:

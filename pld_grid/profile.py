@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,8 @@ from pld_grid.spec import (
 )
 
 _PLAIN = re.compile(r"[\w.+-]*")
+# What the numbers of a model's option may add up to: some are of blocks, which are made one by one.
+MOST_IN_OPTION = 10_000
 
 
 class OptimizerSettings(Frozen):
@@ -141,6 +143,15 @@ class Profile:
             raise ValueError(self._unknown_model(name))
         return Model(architecture=name)
 
+    def check_models(self, models: Iterable[Model]) -> None:
+        """Raises InputError if timm cannot make one of these as this profile describes it; others are not tried."""
+        wanted = {model_key(model) for model in models}
+        for name, model in self.file.models.items():
+            if model.options and model_key(model) in wanted:
+                said = self.catalogue.model_error(model, self.dataset)
+                if said:
+                    raise self.document.error(("models", name), said)
+
     def teacher(self, name: str) -> Cell:
         """The cell that makes, or measures, the teacher of that name. Raises ValueError for an unknown one."""
         settings = self.file.teachers
@@ -213,8 +224,13 @@ def _check_model(model: Model, catalogue: Catalogue, num_classes: int) -> None:
             raise ValueError(f"{key} comes from the dataset and cannot be an option of a model")
         if key in catalogue.factory_options:
             raise ValueError(f"{show(key)} is no option of a model: it tells timm which one to build, wrap or load")
-        for text in _texts(value):
-            if not _PLAIN.fullmatch(text):
+        size = sum(abs(leaf) for leaf in _leaves(value) if isinstance(leaf, int | float))
+        if size > MOST_IN_OPTION:
+            raise ValueError(
+                f"option {show(key)}: its numbers must add up to {MOST_IN_OPTION} at most, not to {show(size)}"
+            )
+        for text in _leaves(value):
+            if isinstance(text, str) and not _PLAIN.fullmatch(text):
                 raise ValueError(
                     f"option {show(key)}: {show(text)} is no plain word; options are no paths or addresses"
                 )
@@ -233,13 +249,13 @@ def _check_model(model: Model, catalogue: Catalogue, num_classes: int) -> None:
         )
 
 
-def _texts(value: object) -> Iterator[str]:
-    """All text in an option's value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
+def _leaves(value: object) -> Iterator[object]:
+    """All texts and numbers in an option's value."""
+    if isinstance(value, list | dict):
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
-            yield from _texts(inner)
+            yield from _leaves(inner)
+    else:
+        yield value
 
 
 def find_profile(name: str, near: Path | None = None) -> Path:
@@ -280,6 +296,9 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
 
     check(("dataset", "name"), file.dataset.name, catalogue.datasets, "dataset")
     info = catalogue.datasets[file.dataset.name]
+    if file.dataset.image_size > info.largest_image:
+        message = f"must be at most {info.largest_image} for {info.name}, not {file.dataset.image_size}"
+        raise document.error(("dataset", "image_size"), message)
     for name, settings in file.optimizers.items():
         check(("optimizers", name), name, catalogue.optimizers, "optimizer")
         defaults = catalogue.optimizers[name]
@@ -313,7 +332,10 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
     recipe = document.parse(Recipe, ("recipe",))
     if len(recipe.mean) != info.channels:
         raise document.error(("recipe", "mean"), f"{len(recipe.mean)} values for {info.channels} channel(s)")
-    return Profile(
+    if info.train_size is not None and recipe.batch_size > info.train_size:
+        message = f"{recipe.batch_size} images are more than the {info.train_size} that {info.name} has for training"
+        raise document.error(("recipe", "batch_size"), message)
+    profile = Profile(
         name=profile_name,
         document=document,
         file=file,
@@ -327,3 +349,7 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
         recipe=recipe,
         catalogue=catalogue,
     )
+    for name in file.optimizers:
+        if said := catalogue.optimizer_error(profile.optimizer(name)):
+            raise document.error(("optimizers", name), said)
+    return profile

@@ -156,14 +156,14 @@ def test_a_killed_worker_is_started_again_with_the_same_numbers(
 
 def test_a_worker_that_always_dies_fails_its_cells_and_no_others(tmp_path: Path, database: Path) -> None:
     # A model whose making ends the process, as the kernel does with one that eats all memory.
-    profile = PROFILE.replace("models:", "models:\n  deadly: {architecture: test_resnet, options: {block_args: 1}}")
+    profile = PROFILE.replace("models:", "models:\n  deadly: {architecture: test_resnet, options: {output_stride: 32}}")
     grid = "cells: {student: [small, deadly], epochs: 1, loss: ce}"
     service = Service(tmp_path, database=database, profile=profile, grid=grid)
     (tmp_path / "sitecustomize.py").write_text(
         "import os, timm, torch\n"
         "made = timm.create_model\n"
         # Its size, which the driver asks for, takes no memory.
-        "deadly = lambda k: 'block_args' in k and torch.get_default_device().type != 'meta'\n"
+        "deadly = lambda k: 'output_stride' in k and torch.get_default_device().type != 'meta'\n"
         "timm.create_model = lambda *a, **k: os._exit(1) if deadly(k) else made(*a, **k)\n"
     )
     service.environment["PYTHONPATH"] = str(tmp_path)
@@ -264,7 +264,8 @@ def test_what_fails_is_said_not_retried_and_harms_nothing_else(tmp_path: Path, d
         "models:",
         "models:\n"
         "  odd: {architecture: test_vit, options: {img_size: 8, patch_size: 5}}\n"
-        "  broken: {architecture: test_resnet, options: {no_such: 1}}",
+        # No such share of numbers can be dropped, which only a step in training shows.
+        "  broken: {architecture: test_resnet, options: {drop_rate: 2}}",
     )
     grid = """
 cells:

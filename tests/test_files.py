@@ -112,3 +112,6 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "huge", 5) == bytes(6)
     (tmp_path / "small").write_bytes(b"small")
     assert read_regular(tmp_path / "small") == read_regular(tmp_path / "small", 5) == b"small"
+    # Nor is memory taken for more than there is.
+    assert read_regular(tmp_path / "small", 2**60) == b"small"
+    assert b"Name:" in read_regular("/proc/self/status", 10_000)

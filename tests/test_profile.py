@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pld_grid import api
 from pld_grid.catalogue import Catalogue
 from pld_grid.errors import InputError
+from pld_grid.grid import expand
 from pld_grid.profile import Profile, find_profile, load_profile
-from pld_grid.reading import read_file
+from pld_grid.reading import read_file, read_text
+from pld_grid.spec import Optimizer
 
 ROOT = Path(__file__).parent.parent
 PROFILES = sorted((ROOT / "grids" / "profiles").glob("*.yaml"))
@@ -44,6 +47,33 @@ def test_every_profile_resolves_all_it_names(path: Path, profile: Load) -> None:
     for name in loaded.file.optimizers:
         assert loaded.optimizer(name).options.keys() == loaded.catalogue.optimizers[name].keys()
     assert loaded.optimizer(None).name == loaded.file.optimizer
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda p: p.stem)
+def test_every_profiles_models_can_be_made(path: Path, profile: Load) -> None:
+    loaded = profile(path.stem)
+    loaded.check_models(loaded.student(name) for name in loaded.file.models)
+
+
+def test_only_models_that_are_needed_are_tried(changed: Callable[..., Profile]) -> None:
+    odd = {"architecture": "test_resnet", "options": {"no_such": 1}}
+    loaded = changed({"models.odd": odd})
+    loaded.check_models(loaded.student(name) for name in loaded.file.models if name != "odd")
+    with pytest.raises(InputError, match=r"digits\.yaml:\d+: models\.odd: timm makes no test_resnet of these options"):
+        loaded.check_models([loaded.student("odd")])
+
+
+def test_nothing_is_measured_of_a_model_that_cannot_be_made(changed: Callable[..., Profile], tmp_path: Path) -> None:
+    loaded = changed({"models.odd": {"architecture": "test_resnet", "options": {"no_such": 1}}})
+    grid = expand(read_text("cells: {student: odd, loss: ce}"), "mine", loaded)
+    with pytest.raises(InputError, match=r"models\.odd: timm makes no test_resnet"):
+        api.calibrate([grid], api.Workspace(str(tmp_path / "store"), "http://127.0.0.1:1"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_every_optimizer_is_made_with_its_own_defaults(catalogue: Catalogue) -> None:
+    for name, defaults in catalogue.optimizers.items():
+        assert catalogue.optimizer_error(Optimizer(name=name, learning_rate=1e-3, options=dict(defaults))) == ""
 
 
 def test_the_paper_scale_measures_published_teachers(profile: Load) -> None:

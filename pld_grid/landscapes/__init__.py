@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pld_grid.errors import InputError
 from pld_grid.landscapes.page import landscapes_markdown
 from pld_grid.landscapes.slice import REACH, Array, Slice, coordinates, draw_slice, one_thread
 from pld_grid.landscapes.survey import survey, survey_csv
@@ -27,6 +28,8 @@ SURVEYED: Mapping[str, Loss] = {
 }  # fmt: skip
 CLASSES = (10, 100, 1000)
 SLICES = 20
+# Logits that are held at a time, all those of a square: a GiB of them, and as much again meanwhile.
+MOST_LOGITS = 2**27
 
 
 def write_landscapes(
@@ -37,9 +40,11 @@ def write_landscapes(
     `points` is a figure's resolution, per side. The survey beside the figures takes SLICES seeds from `seed` on, for
     `classes` and for each of CLASSES that has a class at `label_rank`.
     Returns the files whose content changed; the others are not touched.
-    Raises InputError as `draw_slice` and `coordinates` do, and if a file cannot be written.
+    Raises InputError as `draw_slice` and `coordinates` do, for more than MOST_LOGITS, and if a file cannot be written.
     """
     on, steps = draw_slice(classes, seed, label_rank), coordinates(points)
+    if points**2 * classes > MOST_LOGITS:
+        raise InputError(f"{points} x {points} points of {classes} classes are more than {MOST_LOGITS} logits")
     counts = sorted({classes, *(count for count in CLASSES if count >= label_rank)})
     slices = [draw_slice(count, seed + i, label_rank) for count in counts for i in range(SLICES)]
     with one_thread():

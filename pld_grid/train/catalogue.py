@@ -12,6 +12,8 @@ from timm.models import build_model_with_cfg, get_arch_pretrained_cfgs
 import pld_grid.train.models  # noqa: F401 - its files register architectures with timm
 from pld_grid.catalogue import Catalogue, LossInfo
 from pld_grid.train import data, losses
+from pld_grid.train.optim import optimizer_error
+from pld_grid.train.sizes import model_error
 
 # Arguments of optimizer classes that are no hyperparameters: set elsewhere, or only about speed.
 _NOT_OPTIONS = {"params", "lr", "weight_decay", "foreach", "fused", "capturable", "differentiable", "maximize"}
@@ -30,6 +32,8 @@ def load() -> Catalogue:
         factory_options=_factory_options(),
         tags=_tags,
         pretrained_classes=_pretrained_classes,
+        model_error=model_error,
+        optimizer_error=optimizer_error,
     )
 
 

@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedule of a cell, from timm."""
 
 import inspect
+import warnings
 from typing import Any
 
 import timm.optim
@@ -38,6 +39,23 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimi
         **options,
     )
     return built
+
+
+def optimizer_error(settings: Optimizer) -> str:
+    """Why there is no such optimizer, in timm's or torch's words; empty if there is."""
+    tiny = nn.Module()
+    tiny.weight = nn.Parameter(torch.ones(2, 2))
+    try:
+        with warnings.catch_warnings():
+            # They are for those who train with it.
+            warnings.simplefilter("ignore")
+            build_optimizer(tiny, settings)
+    except MemoryError:
+        raise
+    # Each optimizer has its own way of refusing what it is given.
+    except Exception as error:
+        return str(error) or f"{settings.name} refuses its options"
+    return ""
 
 
 def _switches(model: nn.Module, name: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def sizes_of(cell: Cell) -> Sizes | None:
 @cache
 def _sizes(model: str, dataset: str, optimizer: str, measured: bool) -> Sizes | None:
     shapes = _shapes(model, dataset)
-    if shapes is None:
+    if isinstance(shapes, Exception):
         return None
     weights, state = shapes.state_dict(), dict[int, Any]()
     try:
@@ -45,15 +45,27 @@ def _sizes(model: str, dataset: str, optimizer: str, measured: bool) -> Sizes | 
     return Sizes(0 if measured else _safetensors_bytes(weights), checkpoint)
 
 
+def model_error(model: Model, dataset: Dataset) -> str:
+    """Why timm cannot make a model for a dataset, in its words; empty if it can, or if that takes memory to say."""
+    found = _shapes(model.model_copy(update={"pretrained": None}).canonical, dataset.canonical)
+    # What torch says of what cannot be done without memory.
+    if isinstance(found, nn.Module | NotImplementedError) or "meta" in str(found):
+        return ""
+    said = str(found).partition("\n")[0]
+    return f"timm makes no {model.architecture} of these options" + (f": {said}" if said else "")
+
+
 @cache
-def _shapes(model: str, dataset: str) -> nn.Module | None:
-    """A model without memory."""
+def _shapes(model: str, dataset: str) -> nn.Module | Exception:
+    """A model without memory, or why there is none."""
     try:
         with torch.device("meta"):
             return build_model(Model.model_validate_json(model), Dataset.model_validate_json(dataset), seed=0)
+    except MemoryError:
+        raise
     # Anybody's code: whatever it raises, training will raise it too, or can do what cannot be done without memory.
-    except Exception:
-        return None
+    except Exception as error:
+        return error.with_traceback(None)
 
 
 def _optimizer_state(optimizer: str, shapes: nn.Module) -> dict[int, dict[str, Any]]:

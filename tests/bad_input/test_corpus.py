@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from corpus import evidence, grids, kinds, names, profiles, tables, weights
+from corpus import evidence, grids, kinds, models, names, profiles, tables, weights
 from front_door import Case, FrontDoor
 
 ALL = {f"{kind}: {name}": case for kind, cases in kinds().items() for name, case in cases.items()}
@@ -41,6 +41,17 @@ OWN = ("--profile", "own.yaml")
 FINE = {
     "grids": Case(("plan", "own.yaml"), "", {"own.yaml": grids.block("seed: 0")}),
     "profiles": Case(("plan", "my grid.yaml", *OWN), "", {"my grid.yaml": names.GRID, "own.yaml": profiles.PROFILE}),
+    "models": Case(
+        ("plan", "mine.yaml", *OWN), "", models.files("layers: [2, 2, 2, 2], act_layer: gelu, stem_width: 9000")
+    ),
+    "largest sizes": Case(
+        ("plan", "my grid.yaml", *OWN),
+        "",
+        {
+            "my grid.yaml": names.GRID,
+            "own.yaml": profiles.PROFILE.replace("image_size: 16", "image_size: 512").replace("128", "1442"),
+        },
+    ),
     "names": Case(
         ("plan", "mine.yaml", *OWN), "", {"mine.yaml": names.GRID, "own.yaml": names.with_option("act_layer: gelu")}
     ),

@@ -13,8 +13,9 @@ from pld_grid.catalogue import Catalogue
 from pld_grid.machine import MachineSettings
 from pld_grid.profile import Profile
 from pld_grid.spec import Cell, Model, Optimizer
+from pld_grid.train import sizes
 from pld_grid.train.models import dump_weights
-from pld_grid.train.sizes import Sizes, sizes_of
+from pld_grid.train.sizes import Sizes, model_error, sizes_of
 from pld_grid.train.student import Student
 
 OPTIMIZERS = ["lamb", "adamw", "adan", "adabelief"]
@@ -88,3 +89,37 @@ def test_large_models_take_no_memory() -> None:
 @pytest.mark.parametrize("options", [{"no_such": 1}, {"depth": "deep"}])
 def test_a_model_that_cannot_be_made_has_no_size(options: dict[str, object]) -> None:
     assert sizes_of(trainable(student=Model(architecture="test_vit", options=options))) is None
+
+
+def _raising(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Cell:
+    """A cell whose model is made by code that raises."""
+
+    def build(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sizes, "build_model", build)
+    sizes._shapes.cache_clear()
+    sizes._sizes.cache_clear()
+    return trainable(student=RESNET)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("Cannot copy out of meta tensor; no data!"),
+        RuntimeError("Tensor.item() cannot be called on meta tensors"),
+        TypeError("can't convert meta device type tensor to numpy"),
+    ],
+)
+def test_what_takes_memory_to_say_is_not_said(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = _raising(error, monkeypatch)
+    assert sizes_of(cell) is None
+    assert model_error(cell.student, cell.dataset) == ""
+
+
+def test_a_lack_of_memory_is_no_fault_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = _raising(MemoryError(), monkeypatch)
+    with pytest.raises(MemoryError):
+        sizes_of(cell)
+    with pytest.raises(MemoryError):
+        model_error(cell.student, cell.dataset)

@@ -1,12 +1,11 @@
 """Images in a folder per class, through timm's reader of folders. Labels follow the sorted names of the classes."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from timm.data.readers import create_reader
 
-from pld_grid.files import open_regular
+from pld_grid.files import read_regular
 from pld_grid.train.data._reader import MOST_BYTES, sample_order
 from pld_grid.train.data._split import DataError
 
@@ -32,8 +31,7 @@ class FolderReader:
 
     def read(self, index: int) -> bytes:
         """See `Reader.read`."""
-        with open_regular(self._reader.samples[index][0]) as file:
-            return file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES + 1))
+        return read_regular(self._reader.samples[index][0], MOST_BYTES)
 
     def name(self, index: int) -> str:
         """See `Reader.name`."""

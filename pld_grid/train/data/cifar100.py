@@ -21,6 +21,7 @@ INFO = DatasetInfo(
     train_size=50_000,
     validation_size=10_000,
     validation_per_class=100,
+    largest_image=512,
 )
 
 

@@ -15,7 +15,15 @@ from pld_grid.catalogue import DatasetInfo
 from pld_grid.spec import Dataset, Recipe
 from pld_grid.train.data._split import ArraySplit, Splits
 
-INFO = DatasetInfo(name="digits", num_classes=10, channels=1, needs_folder=False, train_size=1442, validation_size=355)
+INFO = DatasetInfo(
+    name="digits",
+    num_classes=10,
+    channels=1,
+    needs_folder=False,
+    train_size=1442,
+    validation_size=355,
+    largest_image=512,
+)
 
 
 def load(dataset: Dataset, recipe: Recipe, folder: Path | None = None) -> Splits:

@@ -55,6 +55,10 @@ CASES = {
         f"refused {weights.NAME}.pth: a pickle can run code",
         {**weights.FILES, f"weights/{weights.NAME}.pth": pickle.dumps(weights.Mkdir())},
     ),
+    "endless landscape": Case(
+        ("landscapes", "--classes", "100000", "--points", "101"),
+        "101 x 101 points of 100000 classes are more than 134217728 logits",
+    ),
     "profile's file in a report": Case(
         ("report", "--check", "--out", "mine"),
         "mine: its records name a profile '../../secret.yaml', which must be a name without .yaml",
