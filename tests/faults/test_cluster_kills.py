@@ -189,8 +189,9 @@ def test_a_grid_outlives_nodes_and_drivers(
     for cell_id in left:
         progress = runs.store.progress(cell_id)
         assert (runs.logs()[cell_id][-1].kind, progress and progress.state) == ("released", "cancelled")
-    witness.slow(0)
     third, following = submitted(3)
+    some_progress(following)
+    witness.slow(0)
     assert following.end(within=600) == 0, following.said
     assert "0 failed" in following.said
     listed = dict(line.split()[:2] for line in laptop.run("list")[0].splitlines()[1:])
