@@ -18,9 +18,13 @@ from service import GRID, PROFILE, Service, all_gone, details, family
 # Of two optimizers and two losses, long enough to be killed many times.
 EPOCHS = 14
 LONG = GRID.replace("epochs: 6", f"epochs: {EPOCHS}").replace("[ce, kd, dist, pld]", "[ce, pld]").partition("table:")[0]
+# How many it has, besides their teacher.
+STUDENTS = 4
 # Two of LONG's students, and two that LONG has not got.
 OTHER = LONG.replace("[ce, pld]", "[pld, kd]")
 LONG_PROFILE = PROFILE.replace("epochs: 2", "epochs: 4")
+# What a driver says of cells that another one trains.
+SHARED = "its results will be shared"
 
 # Runs in every process before all else. It notes each epoch that is begun and each step, and kills its process where a
 # ticket says so: "before:PATTERN" or "after:PATTERN" of the path that a whole file is about to get, with ":" for "/".

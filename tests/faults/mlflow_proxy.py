@@ -56,7 +56,8 @@ class Proxy:
         self.waiting = 0
         self.choose: Callable[[], Fault | None] = lambda: None
         self.over = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._under_way = 0
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
         self.up()
@@ -111,9 +112,25 @@ class Proxy:
         with self._lock:
             self.waiting -= 1
 
-    def next_fault(self) -> Fault | None:
-        """What the next request meets, which is counted."""
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[Fault | None]:
+        """A request from its arrival to its end; what it meets, which is counted."""
+        fault = self._next_fault()
+        try:
+            yield fault
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._lock.notify_all()
+
+    def all_done(self, within: float = 60) -> bool:
+        """Waits for the end of all requests that have come, those among them that nobody waits for any more."""
         with self._lock:
+            return self._lock.wait_for(lambda: not self._under_way, within)
+
+    def _next_fault(self) -> Fault | None:
+        with self._lock:
+            self._under_way += 1
             fault = self.choose()
             if fault is None:
                 self.passed += 1
@@ -142,19 +159,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.proxy.next_fault()
-        if fault == "dropped":
-            self._hang_up()
-        elif fault in ("500", "403", "429"):
-            headers = {"Retry-After": "3600"} if fault == "429" else {}
-            self._send(int(fault), {"Content-Type": "text/html", **headers}, b"<html>\n<p>It is not well.</p></html>\n")
-        else:
-            if fault == "late":
-                self.proxy.wait()
-            status, headers, body = self._pass_on(content)
-            if fault == "slow":
-                self.proxy.wait()
-            self._spoil(fault, status, headers, body)
+        with self.proxy.taken() as fault:
+            if fault == "dropped":
+                self._hang_up()
+            elif fault in ("500", "403", "429"):
+                headers = {"Content-Type": "text/html"} | ({"Retry-After": "3600"} if fault == "429" else {})
+                self._send(int(fault), headers, b"<html>\n<p>It is not well.</p></html>\n")
+            else:
+                if fault == "late":
+                    self.proxy.wait()
+                status, headers, body = self._pass_on(content)
+                if fault == "slow":
+                    self.proxy.wait()
+                self._spoil(fault, status, headers, body)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 

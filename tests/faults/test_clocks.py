@@ -4,9 +4,9 @@ import random
 import re
 from pathlib import Path
 
-from chaos import LONG, LONG_PROFILE, check_whole
+from chaos import LONG, LONG_PROFILE, SHARED, STUDENTS, check_whole
 from counting import Count, Undisturbed, Watch
-from early import early
+from early import GATED, Gate, early
 from service import Service
 
 from pld_grid.store import Store, claims
@@ -33,26 +33,49 @@ time.time = jumping
 """
 
 
+# The teacher has four.
+EPOCHS_BEFORE = 5
+JUMPS_BEFORE = 12
+
+
 def test_clocks_that_jump_change_nothing(
     tmp_path: Path, database: Path, undisturbed: Undisturbed, watch: Watch, chance: random.Random, count: Count
 ) -> None:
     service = Service(tmp_path / "run", profile=LONG_PROFILE, grid=LONG, database=database)
-    service.environment |= early(tmp_path / "early", JUMPING.replace("SEED", str(chance.random())))
+    folder = tmp_path / "early"
+    service.environment |= early(folder, JUMPING.replace("SEED", str(chance.random())), GATED)
+    gate = Gate(folder, EPOCHS_BEFORE)
+
+    def jumps() -> list[tuple[int, int]]:
+        """Who was told another time, and by how many seconds a wrong one."""
+        lines = (folder / "jumps").read_text().splitlines() if (folder / "jumps").exists() else []
+        return [(int(pid), int(seconds)) for pid, seconds in map(str.split, lines)]
+
     run = watch(service.start("run", "--report", "tables"))
-    run.wait_for(lambda: list(service.store.glob("*/claims/*.json")), within=400)
-    (tmp_path / "early" / "jump").touch()
-    assert run.end(within=600) == 0, run.said
-    store = Store(service.store)
-    jumps = [line.split() for line in (tmp_path / "early" / "jumps").read_text().splitlines()]
-    assert min(int(hours) for _, hours in jumps) < -3600
-    assert max(int(hours) for _, hours in jumps) > 3600
-    count("jump of a clock", len(jumps))
-    # Nobody was taken for dead, nothing took a negative time.
+    wanted = f"*/checkpoints/{EPOCHS_BEFORE:06d}.json"
+    run.wait_for(lambda: len(list(service.store.glob(wanted))) == STUDENTS, within=400)
+    # Another driver waits for what the first one trains, and so has to judge whether that is alive.
+    other = watch(service.start("run"))
+    other.wait_for(lambda: SHARED in other.said, within=400)
+    trials = run.trials()
+    (folder / "jump").touch()
+    # A trial at the gate does not ask for the time, nor does who waits for others, but now and then.
+    drivers = [run.process.pid, other.process.pid]
+    run.wait_for(lambda: len(jumps()) >= JUMPS_BEFORE and {pid for pid, _ in jumps()} >= set(drivers))
+    gate.open()
+    for each in (run, other):
+        assert each.end(within=600) == 0, each.said
+        # Nobody was taken for dead, nothing took a negative time.
+        assert not re.search(r"hangs|died|others may take|Traceback", each.said), each.said
+        assert not re.search(r"(?<![\w.])-\d+(\.\d+)? ?(s|m|h|ms|min|hours?)\b|eta -", each.said), each.said
     assert "5 cells trained" in run.said
-    assert not re.search(r"hangs|died|others may take|Traceback", run.said), run.said
-    assert not re.search(r"(?<![\w.])-\d+(\.\d+)? ?(s|m|h|ms|min|hours?)\b|eta -", run.said), run.said
+    assert {pid for pid, _ in jumps()} >= {*drivers, *(trial.pid for trial in trials)}
+    assert min(seconds for _, seconds in jumps()) < -3600
+    assert max(seconds for _, seconds in jumps()) > 3600
+    count("jump of a clock", len(jumps()))
+    store = Store(service.store)
     for cell_id in store.cell_ids():
         assert [entry.kind for entry in claims.entries(store, cell_id)] == ["claimed", "finished"]
     made = [receipt.provenance for receipt in service.receipts().values()]
     assert [each for each in made if each.ended < each.started] == []
-    check_whole(service, undisturbed(LONG_PROFILE, LONG), run.seen)
+    check_whole(service, undisturbed(LONG_PROFILE, LONG), run.seen | other.seen)

@@ -12,7 +12,7 @@ import pytest
 from cells import finish, make_cell
 from counting import Count, Undisturbed
 from mlflow_clients import CELLS, GRID, Client, check, said_of_mlflow, synced
-from mlflow_proxy import DONE, REFUSED, Fault, PlainServer, Proxy, plain_server, proxy
+from mlflow_proxy import DELAYED, DONE, REFUSED, Fault, PlainServer, Proxy, plain_server, proxy
 from service import PROFILE, contents, rest, wait_for, wait_for_line
 
 from pld_grid import api
@@ -22,6 +22,8 @@ from pld_grid.track import Tracker
 
 REQUESTS = 12  # at least as many as a cell takes
 NEVER = 3600.0  # seconds that no client waits
+SLOW = 10.0  # seconds that clients do wait
+PATIENCE, TOO_LATE = 0.5, 1.3  # seconds that one waits, and those that an answer to it takes
 GOES_ON = "training goes on, and what MLflow lacks stays in the store"
 
 
@@ -46,30 +48,36 @@ def client(tmp_path: Path, ill: Proxy) -> Client:
     return Client(tmp_path, ill.uri)
 
 
+@pytest.mark.parametrize("fault", ["slow", "403"])
 def test_a_grid_does_not_wait_for_mlflow(
-    client: Client, server: PlainServer, ill: Proxy, undisturbed: Undisturbed, count: Count
+    fault: Fault, client: Client, server: PlainServer, ill: Proxy, undisturbed: Undisturbed, count: Count
 ) -> None:
-    ill.always("slow")
+    ill.always(fault)
     _, err = client.run("run")
     assert f"{CELLS} cells trained" in err
     *outage, ended = said_of_mlflow(err)
     assert ended == (
         f"MLflow at {ill.uri} lacks {CELLS + 1} runs; they are kept in the store: `pld-grid sync` logs them later."
     )
-    # A short run need not learn that it is ill.
-    assert len(outage) <= 1
-    assert all(line.endswith(GOES_ON) for line in outage)
+    # A short run need not learn that a server will never answer.
+    assert len(outage) == 1 or (fault == "slow" and not outage)
+    assert all(line.endswith(GOES_ON) and (fault == "slow" or "403" in line) for line in outage)
     assert client.numbers() == undisturbed(PROFILE, GRID)
-    ill.always(None)
+    # It gets well, by way of an answer that is awaited.
+    ill.delay = SLOW
+    ill.choose = partial(next, iter(["slow"]), None)
     synced(client)
     check(Store(client.store), client.folder.name, server.database)
+    count(f"MLflow {fault}")
     count("MLflow slow")
 
 
 def test_faults_of_all_kinds_while_a_grid_runs(
     client: Client, server: PlainServer, ill: Proxy, undisturbed: Undisturbed, count: Count, chance: Random
 ) -> None:
-    ill.always("500")
+    ill.delay = SLOW
+    # The first answer comes while the grid trains.
+    ill.choose = partial(next, iter(["slow"]), "500")
     process = client.start("run")
     wait_for_line(process, f"; {GOES_ON}")
     ill.at_random(chance, 0.4, (*REFUSED, *DONE))
@@ -99,7 +107,7 @@ def test_faults_of_all_kinds_while_a_grid_runs(
         count(f"MLflow {fault}", number)
 
 
-@pytest.mark.parametrize("fault", [*REFUSED, *DONE])
+@pytest.mark.parametrize("fault", [*REFUSED, *DONE, *DELAYED])
 def test_every_fault_in_the_middle_leaves_one_run_and_one_of_each_metric(
     fault: Fault,
     tmp_path: Path,
@@ -109,6 +117,11 @@ def test_every_fault_in_the_middle_leaves_one_run_and_one_of_each_metric(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    if fault in DELAYED:
+        ill.delay = TOO_LATE
+        # MLflow itself takes whole seconds.
+        monkeypatch.setattr("mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.type", float)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
     store = Store(tmp_path / "store")
     tracker = Tracker(store, ill.uri, tmp_path.name)
     cells = [make_cell(seed=seed) for seed in range(REQUESTS)]
@@ -124,6 +137,9 @@ def test_every_fault_in_the_middle_leaves_one_run_and_one_of_each_metric(
             tracker.sync_all()
     assert ill.suffered[fault] >= REQUESTS
     ill.always(None)
+    monkeypatch.undo()
+    # What was given up is done all the same.
+    assert ill.all_done()
     tracker.sync_all()
     # Another one, which knows nothing but the store.
     assert Tracker(store, ill.uri, tmp_path.name).sync_all() == 0

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from chaos import LONG, LONG_PROFILE, OTHER, Run, Witness, check_whole
+from chaos import LONG, LONG_PROFILE, OTHER, SHARED, Run, Witness, check_whole
 from counting import DRIVER_BESIDE, Count, Undisturbed, Watch
 from early import GATED, IMPATIENT, Gate, early
 from service import Service, contents
 
 from pld_grid.store import Store, claims
-
-SHARED = "its results will be shared"
 
 # The process that is about to put the first weights in their place stops there; and its weights are not quite those
 # that others get, as another kind of device makes them. Nobody here takes anybody for dead.
