@@ -37,6 +37,8 @@ def begin_epoch(self):
 Student.begin_epoch = begin_epoch
 """,
     "pld_grid.store.leases": """
+import os
+
 if os.path.exists(f"{SABOTAGE}/impatient"):
     BEAT, LAPSED = 1.0, 10.0
 """,
