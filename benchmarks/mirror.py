@@ -18,8 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from _measure import Goal, last_line
@@ -88,15 +88,14 @@ def _has_postgres() -> bool:
 
 
 @contextmanager
-def restarting(folder: Path) -> Iterator[str]:
-    """The URI of a server that loses its PostgreSQL again and again while the block runs."""
+def on_postgres(folder: Path) -> Iterator[tuple[str, Callable[[], AbstractContextManager[None]]]]:
+    """The URI of a server, and what makes its PostgreSQL restart again and again while a block runs."""
     import servers
     from restartable import Restartable
 
-    with servers.postgres() as postgres:
-        database = postgres.create("restarting")
-        track.prepare_database(postgres.uri("restarting", postgres.password))
-        over, unstable = threading.Event(), Restartable(postgres)
+    @contextmanager
+    def restarts() -> Iterator[None]:
+        over = threading.Event()
 
         def restart() -> None:
             while not over.wait(UP):
@@ -104,17 +103,24 @@ def restarting(folder: Path) -> Iterator[str]:
                 over.wait(DOWN)
                 unstable.start()
 
-        folder.mkdir()
-        with plain_server(folder, database, {"PGPASSWORD": postgres.password}) as server:
-            thread = threading.Thread(target=restart)
-            thread.start()
-            try:
-                yield server.uri
-            finally:
-                over.set()
-                thread.join()
-                # The one that was started last is not the one that `servers.postgres` ends.
-                unstable.stop()
+        thread = threading.Thread(target=restart)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    with servers.postgres() as postgres:
+        database, unstable = postgres.create("restarting"), Restartable(postgres)
+        try:
+            track.prepare_database(postgres.uri("restarting", postgres.password))
+            folder.mkdir()
+            with plain_server(folder, database, {"PGPASSWORD": postgres.password}) as server:
+                yield server.uri, restarts
+        finally:
+            # The one that was started last is not the one that `servers.postgres` ends.
+            unstable.stop()
 
 
 def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -129,16 +135,18 @@ def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
         for each, fault in zip(ill, ("slow", "500", "403"), strict=True):
             each.always(fault)
         uris = dict(zip((SERVER, *ILL), (healthy.uri, CLOSED, *(each.uri for each in ill)), strict=True))
+        meanwhile: dict[str, Callable[[], AbstractContextManager[None]]] = {}
         if _has_postgres():
-            uris[RESTARTING] = stack.enter_context(restarting(folder / "restarting"))
+            uris[RESTARTING], meanwhile[RESTARTING] = stack.enter_context(on_postgres(folder / "postgres"))
         else:
-            print(f"{RESTARTING}: not measured, as this machine has none", file=sys.stderr)
+            print(f"{RESTARTING}: not measured: it needs PostgreSQL and the packages for tests", file=sys.stderr)
         bench = Bench(folder, uris)
         names = (NONE, "sqlite, embedded", *uris)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for number in range(rounds):
             for name in names:
-                found[name].append(bench.run(name))
+                with meanwhile.get(name, nullcontext)():
+                    found[name].append(bench.run(name))
                 print(f"round {number + 1}: {name} {found[name][-1][0]:.1f} s", file=sys.stderr, flush=True)
     training = {name: min(each[0] for each in times) for name, times in found.items()}
     return training, {name: min(each[1] for each in times) for name, times in found.items()}
