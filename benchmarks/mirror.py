@@ -1,4 +1,4 @@
-"""Training beside an MLflow that is healthy, down, slow or ill, and beside none at all.
+"""Training beside an MLflow that is healthy, down, slow, ill or about to lose its database, and beside none at all.
 
     .venv/bin/python benchmarks/mirror.py [--rounds 3]
 
@@ -6,20 +6,26 @@ Every contender runs the same grid once per round, in turn, with `pld-grid run` 
 from the first cell's start to the last one's end, by their receipts; the command's own time includes imports, Ray, and
 the wait for MLflow at the end, which is bounded. A server shares this machine's cores with the training, and so do the
 driver's import of MLflow and its requests. Of the rounds the least counts: whatever else goes on only adds.
+
+The server whose PostgreSQL restarts again and again needs its programs, and `pip install -e ".[test]"`.
 """
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from _measure import Goal, last_line
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "cluster"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "faults"))
 from mlflow_proxy import plain_server, proxy
 from service import isolated
@@ -39,7 +45,9 @@ CLOSED = "http://127.0.0.1:9"
 RUN = "from pld_grid.cli import script; script()"
 NO_MIRROR = "from pld_grid.track import Mirrorer; Mirrorer.start = lambda self: None; "
 NONE, SERVER = "no mirror at all", "server, healthy"
-ILL = ("server, down", "server, 10 s an answer", "server, always 500")
+ILL = ("server, down", "server, 10 s an answer", "server, always 500", "server, always 403")
+RESTARTING = "server, PostgreSQL restarting"
+UP, DOWN = 5.0, 2.0  # seconds that PostgreSQL is there, and away
 LIMIT = 1.05
 
 
@@ -74,6 +82,47 @@ class Bench:
         return max(each.ended for each in found) - min(each.started for each in found), seconds
 
 
+def _has_postgres() -> bool:
+    modules = all(importlib.util.find_spec(name) for name in ("psycopg", "pytest"))
+    return modules and any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+@contextmanager
+def on_postgres(folder: Path) -> Iterator[tuple[str, Callable[[], AbstractContextManager[None]]]]:
+    """The URI of a server, and what makes its PostgreSQL restart again and again while a block runs."""
+    import servers
+    from restartable import Restartable
+
+    @contextmanager
+    def restarts() -> Iterator[None]:
+        over = threading.Event()
+
+        def restart() -> None:
+            while not over.wait(UP):
+                unstable.stop()
+                over.wait(DOWN)
+                unstable.start()
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    with servers.postgres() as postgres:
+        database, unstable = postgres.create("restarting"), Restartable(postgres)
+        try:
+            track.prepare_database(postgres.uri("restarting", postgres.password))
+            folder.mkdir()
+            with plain_server(folder, database, {"PGPASSWORD": postgres.password}) as server:
+                yield server.uri, restarts
+        finally:
+            # The one that was started last is not the one that `servers.postgres` ends.
+            unstable.stop()
+
+
 def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Least seconds of training and of the command, by contender."""
     with ExitStack() as stack:
@@ -82,16 +131,22 @@ def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
         track.prepare_database(f"sqlite:///{folder / 'empty.db'}")
         shutil.copy(folder / "empty.db", folder / "server.db")
         server = stack.enter_context(plain_server(folder, f"sqlite:///{folder / 'server.db'}"))
-        healthy, slow, broken = (stack.enter_context(proxy(server.uri, delay=10)) for _ in range(3))
-        slow.always("slow")
-        broken.always("500")
-        uris = dict(zip((SERVER, *ILL), (healthy.uri, CLOSED, slow.uri, broken.uri), strict=True))
+        healthy, *ill = (stack.enter_context(proxy(server.uri, delay=10)) for _ in range(4))
+        for each, fault in zip(ill, ("slow", "500", "403"), strict=True):
+            each.always(fault)
+        uris = dict(zip((SERVER, *ILL), (healthy.uri, CLOSED, *(each.uri for each in ill)), strict=True))
+        meanwhile: dict[str, Callable[[], AbstractContextManager[None]]] = {}
+        if _has_postgres():
+            uris[RESTARTING], meanwhile[RESTARTING] = stack.enter_context(on_postgres(folder / "postgres"))
+        else:
+            print(f"{RESTARTING}: not measured: it needs PostgreSQL and the packages for tests", file=sys.stderr)
         bench = Bench(folder, uris)
-        names = (NONE, "sqlite, embedded", SERVER, *ILL)
+        names = (NONE, "sqlite, embedded", *uris)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for number in range(rounds):
             for name in names:
-                found[name].append(bench.run(name))
+                with meanwhile.get(name, nullcontext)():
+                    found[name].append(bench.run(name))
                 print(f"round {number + 1}: {name} {found[name][-1][0]:.1f} s", file=sys.stderr, flush=True)
     training = {name: min(each[0] for each in times) for name, times in found.items()}
     return training, {name: min(each[1] for each in times) for name, times in found.items()}
@@ -101,13 +156,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     training, command = measure(parser.parse_args().rounds)
-    print(f"{'MLflow':26} {'training, s':>12} {'of none':>9} {'of healthy':>11} {'command, s':>11}")
+    print(f"{'MLflow':30} {'training, s':>12} {'of none':>9} {'of healthy':>11} {'command, s':>11}")
     for name, seconds in training.items():
         print(
-            f"{name:26} {seconds:12.1f} {seconds / training[NONE]:9.3f} {seconds / training[SERVER]:11.3f} "
+            f"{name:30} {seconds:12.1f} {seconds / training[NONE]:9.3f} {seconds / training[SERVER]:11.3f} "
             f"{command[name]:11.1f}"
         )
-    goals = [Goal(f"{name}: training / without a mirror", training[name] / training[NONE], LIMIT) for name in ILL]
+    ill = [name for name in (*ILL, RESTARTING) if name in training]
+    goals = [Goal(f"{name}: training / without a mirror", training[name] / training[NONE], LIMIT) for name in ill]
     last_line("mirror", goals, training=training, command=command)
 
 

@@ -1,6 +1,10 @@
-"""What every test may use: the catalogue, which takes seconds to load, and the profiles on top of it."""
+"""What every test may use: the catalogue, which takes seconds to load, and the profiles on top of it.
 
-from collections.abc import Callable
+A test skips itself where a machine lacks what it needs. PLD_GRID_NO_SKIPS=1 says that this machine lacks nothing.
+"""
+
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,32 @@ from pld_grid.reading import read_text
 ROOT = Path(__file__).parent.parent
 settings.register_profile("pld_grid", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("pld_grid")
+NO_SKIPS = "PLD_GRID_NO_SKIPS"
+# Whose tests then fail instead of skipping themselves. Others need what few machines have, such as a GPU.
+NEVER_SKIPPED = {"browser", "cluster", "docker", "faults"}
+
+
+def _without_skip(report: pytest.TestReport | pytest.CollectReport, path: Path) -> None:
+    """Makes a failure of a skipped test, or file of tests, that may not be skipped."""
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get(NO_SKIPS) and path.relative_to(Path(__file__).parent).parts[0] in NEVER_SKIPPED:
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"{why}, but {NO_SKIPS} is set"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    _without_skip(report, item.path)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    if isinstance(collector, pytest.File):
+        _without_skip(report, collector.path)
+    return report
 
 
 @pytest.fixture(scope="session")

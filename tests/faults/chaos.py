@@ -1,5 +1,6 @@
 """Processes that are killed, at random moments and at chosen ones, and what must hold afterwards."""
 
+import json
 import math
 import random
 import sqlite3
@@ -295,19 +296,38 @@ def check_whole(service: Service, expected: dict[str, bytes], started: Iterable[
     """What must hold when a grid has come to its end, whatever happened on the way.
 
     Tables, weights and MLflow's curves are those of a grid that was never disturbed, byte for byte; MLflow has each
-    metric once and calls nothing running; no process that was started is left.
+    metric once and calls nothing running; each number is of a run there that has ended well; no process that was
+    started is left.
     """
     assert _different(service.numbers(), expected) == []
     assert _different(service.numbers("mlflow"), expected) == []
     with sqlite3.connect(service.tracking_uri.removeprefix("sqlite:///")) as connection:
         metrics = connection.execute("select run_uuid, key, step from metrics").fetchall()
         running = connection.execute("select name from runs where status = 'RUNNING'").fetchall()
+        ended = connection.execute(_ENDED_WELL).fetchall()
     epochs = sum(len(receipt.epochs) for receipt in service.receipts().values())
     processes = list(started)
     assert all_gone(processes), details(processes)
     assert len(metrics) == len(set(metrics))
     assert sum(key == "top1" for _, key, _ in metrics) == epochs
     assert running == []
+    for source in ("store", "mlflow"):
+        told = _runs_of(service.folder / f"report-{source}")
+        assert told
+        assert told.items() <= set(ended)
+
+
+# Cells, and the runs that show them.
+_ENDED_WELL = """
+    select value, run_uuid from runs join tags using (run_uuid)
+    where key = 'pld_grid.cell_id' and status = 'FINISHED' and lifecycle_stage = 'active'
+"""
+
+
+def _runs_of(report: Path) -> dict[str, str]:
+    """Where the records of a report say that their numbers come from: ids of MLflow's runs by cell id."""
+    records = map(json.loads, (report / "records.jsonl").read_text().splitlines()[1:])
+    return {record["cell_id"]: record["run_id"] for record in records}
 
 
 def _different(files: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:

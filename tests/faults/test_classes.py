@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pld_grid import api, schedule
 from pld_grid.spec import Cell
-from pld_grid.store import Progress, Store
+from pld_grid.store import Progress, Store, claims
 from pld_grid.train.data import Splits
 from pld_grid.train.data._split import ArraySplit, Indices
 from pld_grid.train.failure import Failed
@@ -157,6 +157,12 @@ def test_each_kind_of_failure_stays_where_it_is(
     assert len(found) == 1 + 4 + 1 + 5 + 6 + 1
     tries = Counter(map(int, (sabotage.folder / "begun").read_text().split()))
     assert {seed: tries[seed] for seed in TRIES} == TRIES
+    # What no other try can help is claimed once, whoever trains beside it.
+    store = Store(service.store)
+    for cell, progress in found.values():
+        if progress.state == "diverged" or (cell.loss.name, cell.seed) in {("dist", 0), ("ce", READING)}:
+            end = "finished" if progress.state == "diverged" else "released"
+            assert [entry.kind for entry in claims.entries(store, cell.cell_id)] == ["claimed", end], (cell, progress)
     assert err.count("a worker died; its cohort goes on") == sum(TRIES[seed] - 1 for seed in TRIES)
     assert re.search(r"split in two: \d students do not fit into memory", err)
     bad = sum(progress.state in ("failed", "lost") for _, progress in found.values())

@@ -1,51 +1,22 @@
 """An `mlflow server` that loses its PostgreSQL, and many processes that make one schema at the same time."""
 
-import os
-import pwd
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import servers
 from cells import finish, make_cell
 from counting import Count, Undisturbed
 from mlflow_clients import CELLS, GRID, Client, check, said_of_mlflow, synced
 from mlflow_proxy import PlainServer, plain_server
+from restartable import Restartable
 from service import PROFILE, Service, isolated, rest, wait_for, wait_for_line
 
 from pld_grid.store import Store
 
 RACERS = 16  # on sqlite; a database server has less to fear
-
-
-class Restartable:
-    """A PostgreSQL that can be stopped in the middle of everything and started again."""
-
-    def __init__(self, postgres: servers.Postgres) -> None:
-        self.postgres = postgres
-
-    def stop(self) -> None:
-        """Ends it at once; clients lose their connections."""
-        pid = int((self.postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
-        server = psutil.Process(pid)
-        os.kill(pid, signal.SIGQUIT)
-        server.wait(60)
-
-    def start(self) -> None:
-        """Starts it, and waits until it takes connections."""
-        here = self.postgres
-        owner: dict[str, Any] = {"cwd": here.folder}
-        if here.account is not None:
-            entry = pwd.getpwnam(here.account)
-            owner |= {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-        where = f"-k {here.folder} -h 127.0.0.1 -p {here.port}"
-        command = [here.programs / "pg_ctl", "-D", here.folder / "data", "-l", here.folder / "log2", "-o", where, "-w"]
-        subprocess.run([*command, "start"], check=True, stdout=subprocess.DEVNULL, timeout=120, **owner)
 
 
 @pytest.fixture(scope="module")
