@@ -207,8 +207,8 @@ def run(
         ResourceError: a cohort asks for more than the cluster has, or what it will write has no room.
         StoreError: the store cannot be written, or is full.
         WaveStopped: all that was tried first failed with one and the same error.
-        InputError: the data folder is missing, a batch cannot be dealt out to the devices of a cohort, or the profile
-            describes a model that cannot be made.
+        InputError: the data folder is missing, a batch cannot be dealt out to the devices of a cohort, the profile
+            describes a model that cannot be made, or MLflow cannot take a setting of the environment's.
         WeightsError: published weights are missing, and must not be fetched.
     """
     from pld_grid import schedule
@@ -240,6 +240,7 @@ def run(
     fetched = check_weights(everything.pending, weights_folder)
     if needed and address is not None:
         schedule.check_address(address)
+    track.load()
     # Last, as it makes the store's folder.
     store.check_writable()
     store = Store(workspace.store, PATIENCE)

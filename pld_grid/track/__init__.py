@@ -10,7 +10,7 @@ This package is the only importer of mlflow, and loads it when first used.
 from pld_grid.track.database import prepare_database, upgrade_database
 from pld_grid.track.mirrorer import Mirrorer
 from pld_grid.track.runs import finished, records
-from pld_grid.track.server import EXPERIMENT, database_path, default_tracking_uri, ui_address, ui_command
+from pld_grid.track.server import EXPERIMENT, database_path, default_tracking_uri, load, ui_address, ui_command
 from pld_grid.track.submission import Submission, alive, living, new_id, newest, queued
 from pld_grid.track.tracker import Tracker
 from pld_grid.uris import public_uri
@@ -25,6 +25,7 @@ __all__ = [
     "default_tracking_uri",
     "finished",
     "living",
+    "load",
     "new_id",
     "newest",
     "prepare_database",

@@ -86,12 +86,13 @@ class Grid:
         return self.service.store
 
     def interrupt(self, epoch: int) -> None:
-        """Kills everything as soon as every student has the checkpoint of an epoch, and before it has the next."""
+        """Kills everything when every student has the checkpoint of an epoch and a run, and before it has the next."""
         (self.sabotage.folder / f"stop-{epoch + 1}").touch()
         self.runs.append(Run(self.service.start("run")))
-        wanted = f"*/checkpoints/{epoch:06d}.json"
+        wanted = (f"checkpoints/{epoch:06d}.json", "mirror.json")
+        files = [self.store / student / name for student in self.students for name in wanted]
         try:
-            self.runs[-1].wait_for(lambda: len(list(self.store.glob(wanted))) == STUDENTS, within=600)
+            self.runs[-1].wait_for(lambda: all(file.exists() for file in files), within=600)
         finally:
             self.end()
         (self.sabotage.folder / f"stop-{epoch + 1}").unlink()

@@ -90,6 +90,12 @@ CASES = {
     "unknown level of logging": _setting(
         "MLFLOW_LOGGING_LEVEL", "nonsense", 'MLFLOW_LOGGING_LEVEL: "nonsense" is no level'
     ),
+    "setting of a run": Case(
+        ("run", "mine.yaml"),
+        'MLFLOW_HTTP_REQUEST_TIMEOUT: "abc" is no value that MLflow takes',
+        GRID,
+        {"MLFLOW_HTTP_REQUEST_TIMEOUT": "abc"},
+    ),
     "password of a dashboard": _unreachable("list", address=f"http://me:secret@{CLOSED}", shown=f"http://{CLOSED}"),
     "password of a dashboard without http": _unreachable(
         "list", address=f"me:secret@{CLOSED}", shown=f"http://{CLOSED}"
