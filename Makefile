@@ -6,10 +6,10 @@ PROFILE ?= digits
 SEEDS ?=
 # The longest files come first, so that no process is left alone with one of them.
 FAULTS ?= tests/faults tests/bad_input
-# Files of tests that run at a time: most wait for processes that they have started.
+# Files of tests that run at a time.
 AT_A_TIME ?= 2
 SEED_FLAG := $(if $(SEEDS),--seeds $(SEEDS))
-PYTEST := $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(AT_A_TIME) --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-cluster test-faults lint types contracts unit follows tables bench ui format clean
 
@@ -58,6 +58,8 @@ test-cluster: .venv/.test
 # Bad input, kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and
 # root for disks of its own (tests skip themselves without, but not with PLD_GRID_NO_SKIPS=1).
 # PLD_GRID_FAULT_SEED=N for other moments.
+# Most of them wait for processes that they have started, or for a lease to lapse.
+test-faults: AT_A_TIME := 3
 test-faults: .venv/.test
 	$(PYTEST) $(FAULTS)
 

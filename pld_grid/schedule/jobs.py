@@ -84,7 +84,8 @@ class Jobs:
             try:
                 self._client.submit_job(
                     submission_id=job_id,
-                    entrypoint=shlex.join(command),
+                    # In the place of the shell that Ray starts, whose death would leave the driver behind.
+                    entrypoint=f"exec {shlex.join(command)}",
                     runtime_env={"working_dir": str(folder), "env_vars": dict(environment)},
                     metadata=dict(metadata),
                 )

@@ -128,6 +128,7 @@ def test_names_reach_the_job_as_they_are(tmp_path: Path, dashboard: Dashboard) -
     (job,) = dashboard.jobs
     shell = tmp_path / "shell"
     shell.mkdir()
+    assert job["entrypoint"].startswith("exec ")
     arguments = _as_a_shell_reads(job["entrypoint"], shell)
     assert arguments[:3] == ["-m", "pld_grid", "run"]
     named = arguments[3 : 3 + len(grids)]
