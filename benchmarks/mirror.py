@@ -1,6 +1,6 @@
 """Training beside an MLflow that is healthy, down, slow, ill or about to lose its database, and beside none at all.
 
-    .venv/bin/python benchmarks/mirror.py [--rounds 3]
+    .venv/bin/python benchmarks/mirror.py [--rounds 3] [--only PostgreSQL]
 
 Every contender runs the same grid once per round, in turn, with `pld-grid run` in an empty store. Training is the time
 from the first cell's start to the last one's end, by their receipts; the command's own time includes imports, Ray, and
@@ -46,7 +46,7 @@ RUN = "from pld_grid.cli import script; script()"
 NO_MIRROR = "from pld_grid.track import Mirrorer; Mirrorer.start = lambda self: None; "
 NONE, SERVER = "no mirror at all", "server, healthy"
 ILL = ("server, down", "server, 10 s an answer", "server, always 500", "server, always 403")
-RESTARTING = "server, PostgreSQL restarting"
+ON_POSTGRES, RESTARTING = "server, PostgreSQL healthy", "server, PostgreSQL restarting"
 UP, DOWN = 5.0, 2.0  # seconds that PostgreSQL is there, and away
 LIMIT = 1.05
 
@@ -123,7 +123,7 @@ def on_postgres(folder: Path) -> Iterator[tuple[str, Callable[[], AbstractContex
             unstable.stop()
 
 
-def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def measure(rounds: int, only: str) -> tuple[dict[str, float], dict[str, float]]:
     """Least seconds of training and of the command, by contender."""
     with ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="pld_grid-bench-", ignore_cleanup_errors=True)
@@ -137,11 +137,12 @@ def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
         uris = dict(zip((SERVER, *ILL), (healthy.uri, CLOSED, *(each.uri for each in ill)), strict=True))
         meanwhile: dict[str, Callable[[], AbstractContextManager[None]]] = {}
         if _has_postgres():
-            uris[RESTARTING], meanwhile[RESTARTING] = stack.enter_context(on_postgres(folder / "postgres"))
+            uris[ON_POSTGRES], meanwhile[RESTARTING] = stack.enter_context(on_postgres(folder / "postgres"))
+            uris[RESTARTING] = uris[ON_POSTGRES]
         else:
             print(f"{RESTARTING}: not measured: it needs PostgreSQL and the packages for tests", file=sys.stderr)
         bench = Bench(folder, uris)
-        names = (NONE, "sqlite, embedded", *uris)
+        names = [NONE, *(name for name in ("sqlite, embedded", *uris) if only in name)]
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for number in range(rounds):
             for name in names:
@@ -155,13 +156,12 @@ def measure(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    training, command = measure(parser.parse_args().rounds)
-    print(f"{'MLflow':30} {'training, s':>12} {'of none':>9} {'of healthy':>11} {'command, s':>11}")
+    parser.add_argument("--only", default="", help="of the contenders, those with this in their name, and none at all")
+    arguments = parser.parse_args()
+    training, command = measure(arguments.rounds, arguments.only)
+    print(f"{'MLflow':30} {'training, s':>12} {'of none':>9} {'command, s':>11}")
     for name, seconds in training.items():
-        print(
-            f"{name:30} {seconds:12.1f} {seconds / training[NONE]:9.3f} {seconds / training[SERVER]:11.3f} "
-            f"{command[name]:11.1f}"
-        )
+        print(f"{name:30} {seconds:12.1f} {seconds / training[NONE]:9.3f} {command[name]:11.1f}")
     ill = [name for name in (*ILL, RESTARTING) if name in training]
     goals = [Goal(f"{name}: training / without a mirror", training[name] / training[NONE], LIMIT) for name in ill]
     last_line("mirror", goals, training=training, command=command)
