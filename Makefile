@@ -58,7 +58,7 @@ test-cluster: .venv/.test
 # Bad input, kills, full disks, lost servers, damaged files, two drivers on one store; needs PostgreSQL's programs, and
 # root for disks of its own (tests skip themselves without, but not with PLD_GRID_NO_SKIPS=1).
 # PLD_GRID_FAULT_SEED=N for other moments.
-# Most of them wait for processes that they have started, or for a lease to lapse.
+# A third one uses what two leave of two cores while they wait, as for a lease to lapse.
 test-faults: AT_A_TIME := 3
 test-faults: .venv/.test
 	$(PYTEST) $(FAULTS)

@@ -240,6 +240,7 @@ def run(
     fetched = check_weights(everything.pending, weights_folder)
     if needed and address is not None:
         schedule.check_address(address)
+    # A setting that MLflow cannot take is told before anything starts, and its import takes no time from the training.
     track.load()
     # Last, as it makes the store's folder.
     store.check_writable()

@@ -251,7 +251,7 @@ def test_a_database_that_cannot_be_prepared_is_one_line(tmp_path: Path, ray: Pat
     assert err.startswith("error: http://127.0.0.1:5000 is a server, and the schema is its database's: ")
     assert err.count("\n") == 1
     _, err = here.run("db", "upgrade", "--tracking-uri", "runs", code=2)
-    assert err == ('error: --tracking-uri: "runs" is no MLflow: http://HOST:PORT, sqlite:///FILE or postgresql://...\n')
+    assert err == 'error: --tracking-uri: "runs" is no MLflow: http://HOST:PORT, sqlite:///FILE or postgresql://...\n'
 
 
 # -- secrets ---------------------------------------------------------------------------------------------------------
