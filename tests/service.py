@@ -11,9 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
-
-import psutil
+from typing import Literal
 
 from pld_grid import api
 from pld_grid.store import Receipt, Store
@@ -191,19 +189,3 @@ def answer(process: "subprocess.Popen[str]", url: str, within: float = 90) -> by
 
     wait_for(process, ask, within)
     return answers[0]
-
-
-def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """All processes that a process started, directly or not."""
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def all_gone(processes: list[psutil.Process]) -> bool:
-    """Whether processes ended; Ray's agents take a minute to believe that a killed driver is dead."""
-    _, alive = psutil.wait_procs(processes, timeout=120)
-    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def details(processes: list[psutil.Process]) -> list[Any]:
-    """What is left of processes, for a failure's message."""
-    return [(p.pid, p.name()) for p in processes if p.is_running()]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from cells import make_cell
-from service import PROFILE, Service, all_gone, details, family, rest, wait_for
+from living import all_gone, details, family, kill, name
+from service import PROFILE, Service, rest, wait_for
 
 from pld_grid import schedule, track
 from pld_grid.errors import InputError, ResourceError
@@ -55,10 +56,10 @@ def test_two_devices_give_the_curves_of_one(tmp_path: Path, database: Path, pair
         assert len(receipt.epochs) == len(expected[cell_id].epochs)
         # Later, what rounding has changed has grown.
         for record, wanted in zip(receipt.epochs[:3], expected[cell_id].epochs, strict=False):
-            for name in record.metrics.keys() - {"images_per_second"}:
+            for metric in record.metrics.keys() - {"images_per_second"}:
                 # One or two of 355 images may fall to the other side.
-                close = {"abs": 0.6} if "top" in name else {"rel": 5e-3}
-                assert record.metrics[name] == pytest.approx(wanted.metrics[name], **close), name
+                close = {"abs": 0.6} if "top" in metric else {"rel": 5e-3}
+                assert record.metrics[metric] == pytest.approx(wanted.metrics[metric], **close), metric
 
 
 # A process that trains, and the one that all of them belong to.
@@ -72,7 +73,7 @@ def test_a_cohort_goes_on_after_a_process_of_it_died(
         # A group of processes takes its time to start on a busy machine.
         wait_for(process, lambda: list(service.store.glob("*/checkpoints/000002.json")), within=300)
         started = family(process)
-        [each for each in started if victim in each.name()][-1].kill()
+        assert kill([each for each in started if victim in name(each)][-1])
         err = rest(process)
     finally:
         process.terminate()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from service import GRID, PROFILE, Service, all_gone, answer, details, family, rest, wait_for, wait_for_line
+from living import all_gone, details, family, kill, listening, name, terminate
+from service import GRID, PROFILE, Service, answer, rest, wait_for, wait_for_line
 
 from pld_grid import schedule, track
 from pld_grid.store import Progress, Store
@@ -90,15 +91,11 @@ def test_ui_serves_the_runs_on_this_machine_only(undisturbed: Service) -> None:
         url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=pld_grid"
         found = json.loads(answer(process, url))["experiment"]
         assert found["name"] == "pld_grid"
-        assert {c.laddr.ip for p in family(process) for c in p.net_connections() if c.status == "LISTEN"} == {
-            "127.0.0.1"
-        }
+        assert {address for each in family(process) for address, _ in listening(each)} == {"127.0.0.1"}
     finally:
         started = family(process)
         process.send_signal(signal.SIGINT)
-        for each in started:
-            if each.is_running():
-                each.terminate()
+        terminate(started)
         process.communicate()
     assert all_gone(started), details(started)
 
@@ -117,7 +114,7 @@ def test_killed_at_any_moment_a_run_goes_on_and_ends_with_the_same_numbers(
     wait_for(process, lambda: list(service.store.glob("*/checkpoints/000002.json")))
     processes = family(process)
     for each in (psutil.Process(process.pid), *processes):
-        each.kill()
+        kill(each)
     rest(process)
     finished = {p: p.stat().st_mtime_ns for p in service.store.rglob("receipt.json")}
     assert teacher / "receipt.json" in finished
@@ -143,10 +140,10 @@ def test_a_killed_worker_is_started_again_with_the_same_numbers(
     service = Service(tmp_path, database=database)
     process = service.start("run")
     wait_for_line(process, "[1/9] finished")
-    trials = [p for p in family(process) if p.name().startswith("ray::ImplicitFunc")]
+    trials = [p for p in family(process) if name(p).startswith("ray::ImplicitFunc")]
     assert trials
     for trial in trials:
-        trial.kill()
+        kill(trial)
     err = rest(process)
     assert process.returncode == 0, err
     assert "9 cells trained" in err

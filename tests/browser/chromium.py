@@ -6,10 +6,11 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from living import all_gone, details, family, terminate
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.remote.webelement import WebElement
-from service import Service, all_gone, answer, details, family
+from service import Service, answer
 
 
 class Browser:
@@ -106,8 +107,6 @@ def mlflow_server(service: Service) -> Iterator[str]:
     finally:
         started = family(process)
         process.send_signal(signal.SIGINT)
-        for each in started:
-            if each.is_running():
-                each.terminate()
+        terminate(started)
         process.communicate()
         assert all_gone(started), details(started)

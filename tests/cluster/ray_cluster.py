@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from living import family, kill_all
 from service import isolated
 
 TOKEN = "a-token-for-tests-of-64-characters-------------------------------"
@@ -86,15 +87,12 @@ class RayCluster:
 
     def processes(self, name: str) -> list[psutil.Process]:
         """All processes of a node."""
-        try:
-            held = psutil.Process(self.nodes[name].pid)
-        except psutil.NoSuchProcess:
-            return []
-        return [held, *held.children(recursive=True)]
+        node = self.nodes[name]
+        return [psutil.Process(node.pid), *family(node)] if node.poll() is None else []
 
     def kill(self, name: str) -> None:
         """A node's machine loses power: all its processes at once."""
-        _kill(self.processes(name))
+        kill_all(self.processes(name))
         self.nodes.pop(name).wait()
 
     def close(self) -> None:
@@ -103,16 +101,9 @@ class RayCluster:
         for name in reversed(self.nodes):
             self.nodes[name].terminate()
         psutil.wait_procs(left, timeout=20)
-        _kill([process for process in left if process.is_running()])
+        kill_all(left)
         for node in self.nodes.values():
             node.wait()
-
-
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=20)
 
 
 @contextlib.contextmanager

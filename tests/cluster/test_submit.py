@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-import psutil
+import living
 import pytest
 from ray_cluster import TOKEN, RayCluster, free_port, ray_cluster
 from service import GRID, Service, rest, wait_for
@@ -131,8 +131,8 @@ def _training(store: Store) -> dict[str, str]:
         beat = leases.read(store, claim.lease) if claim is not None else None
         if beat is not None and progress is not None and len(progress.epochs) > 2:
             # It runs in what was submitted.
-            (sent,) = Path(psutil.Process(beat.pid).cwd()).glob("of-*")
-            found[cell_id] = sent.name.removeprefix("of-")
+            for sent in living.folder(beat.pid).glob("of-*"):
+                found[cell_id] = sent.name.removeprefix("of-")
     return found
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import psutil
+from living import family, kill_all
 from recipes import ROOT
 from service import isolated
 
@@ -58,18 +58,13 @@ def running(
 
 
 def _end(process: "subprocess.Popen[bytes]", stop: int) -> None:
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        held = psutil.Process(process.pid)
-        family = [held, *held.children(recursive=True)]
+    started = family(process)
     # Once the main process has ended, the container takes the rest with it.
     process.send_signal(stop)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=20)
-    for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    psutil.wait_procs(family, timeout=20)
+    process.kill()
+    kill_all(started)
     process.wait()
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import psutil
 from early import early
-from service import GRID, PROFILE, Service, all_gone, details, family
+from living import all_gone, asked, details, family, kill, name
+from service import GRID, PROFILE, Service
 
 # Of two optimizers and two losses, long enough to be killed many times.
 EPOCHS = 14
@@ -168,10 +169,7 @@ class Run:
 
     def family(self) -> list[psutil.Process]:
         """The processes that it has started and that live, directly or not."""
-        try:
-            found = family(self.process)
-        except psutil.NoSuchProcess:
-            return []
+        found = family(self.process)
         self.seen.update(found)
         return found
 
@@ -185,10 +183,7 @@ class Run:
 
     def loader_workers(self, trial: psutil.Process) -> list[psutil.Process]:
         """Processes that load data for a trial."""
-        try:
-            return [process for process in trial.children() if kind(process) == "loader worker"]
-        except psutil.NoSuchProcess:
-            return []
+        return [process for process in asked(trial.children, []) if kind(process) == "loader worker"]
 
     def wait_for(self, happened: Callable[[], object], within: float = 120) -> None:
         """Looks until something happened that it brings about."""
@@ -229,31 +224,14 @@ class Run:
                 reader.join(timeout=1)
 
 
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def kill(process: psutil.Process) -> bool:
-    """`kill -9`; False if it had ended, be it that nobody has heard of that yet."""
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        process.kill()
-    except psutil.NoSuchProcess:
-        return False
-    return True
-
-
 # By the beginning of a process's name.
 _KINDS = {"ray::ImplicitFunc": "trial", "ray::RayTrainWorker": "rank", "pt_data_worker": "loader worker"}
 
 
 def kind(process: psutil.Process) -> str:
     """What a process of a trial is, in a word."""
-    return next((word for name, word in _KINDS.items() if _name(process).startswith(name)), "other")
+    named = name(process)
+    return next((word for beginning, word in _KINDS.items() if named.startswith(beginning)), "other")
 
 
 def hunt(

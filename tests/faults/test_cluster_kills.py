@@ -11,8 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
-from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole, kill, kind
+from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole, kind
 from counting import Count, Undisturbed, Watch
+from living import command, kill, name
 from ray_cluster import TOKEN, RayCluster, ray_cluster
 from service import Service
 
@@ -70,15 +71,8 @@ def cluster(witness: Witness) -> Iterator[RayCluster]:
 
 def _is_driver(process: psutil.Process) -> bool:
     """Whether it runs a grid: Ray's shell around it has the same words in its command."""
-    command = _command(process)
-    return Path(command[0]).name.startswith("python") and command[1:4] == ["-m", "pld_grid", "run"]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline() or [""]
-    except psutil.NoSuchProcess:
-        return [""]
+    words = command(process)
+    return Path(words[0]).name.startswith("python") and words[1:4] == ["-m", "pld_grid", "run"]
 
 
 def _resources(cluster: RayCluster) -> dict[str, float]:
@@ -155,7 +149,7 @@ def test_a_grid_outlives_nodes_and_drivers(
     first, following = submitted(1)
     some_progress(following)
     wait_until_it_trains(following, "worker-2")
-    (raylet,) = [process for process in cluster.processes("worker-2") if process.name() == "raylet"]
+    (raylet,) = [process for process in cluster.processes("worker-2") if name(process) == "raylet"]
     assert kill(raylet)
     count.kill("raylet")
     another_node("worker-3")

@@ -13,9 +13,10 @@ import psutil
 import pytest
 import torch
 from cells import make_cell
-from chaos import EPOCHS, LONG, LONG_PROFILE, check_whole, hunt, kill, kind
+from chaos import EPOCHS, LONG, LONG_PROFILE, check_whole, hunt, kind
 from counting import CHOSEN, WORKER_ALONE, Count, Make, Undisturbed, Watch
 from early import IMPATIENT, WATCHFUL, early
+from living import kill
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pld_grid import api

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 from counting import DRIVER_WITH_ALL, Count
-from service import Service, all_gone, details, family, rest, wait_for
+from living import all_gone, details, family, kill
+from service import Service, rest, wait_for
 
 from pld_grid.store import Store
 
@@ -25,7 +26,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Service:
     )
     started = family(process)
     for each in (psutil.Process(process.pid), *started):
-        each.kill()
+        kill(each)
     rest(process)
     assert all_gone(started), details(started)
     return service

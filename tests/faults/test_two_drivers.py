@@ -12,6 +12,7 @@ import pytest
 from chaos import LONG, LONG_PROFILE, OTHER, SHARED, Run, Witness, check_whole
 from counting import DRIVER_BESIDE, Count, Undisturbed, Watch
 from early import GATED, IMPATIENT, Gate, early
+from living import status
 from service import Service, contents
 
 from pld_grid.store import Store, claims
@@ -180,7 +181,7 @@ def test_who_seemed_dead_and_wakes_up_changes_nothing(
     first = drivers.start(changes=slow)
 
     def stopped() -> list[psutil.Process]:
-        return [trial for trial in first.trials() if trial.status() == psutil.STATUS_STOPPED]
+        return [trial for trial in first.trials() if status(trial) == psutil.STATUS_STOPPED]
 
     first.wait_for(stopped, within=400)
     count("trial stopped (SIGSTOP) until another had finished its cell")

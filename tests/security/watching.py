@@ -14,7 +14,8 @@ from pathlib import Path
 
 import grpc
 import psutil
-from service import Service, family, wait_for_line
+from living import command, family, listening, name
+from service import Service, wait_for_line
 
 # In the environment of whoever starts a grid; each is found by searching for its value.
 IN_ENVIRONMENT = {
@@ -76,12 +77,8 @@ class Watched:
         process.send_signal(signal.SIGSTOP)
         try:
             for each in (psutil.Process(process.pid), *family(process)):
-                with suppress(psutil.NoSuchProcess):
-                    listening = {
-                        (c.laddr.ip, c.laddr.port) for c in each.net_connections() if c.status == psutil.CONN_LISTEN
-                    }
-                    self.listening.setdefault(each.name(), set()).update(listening)
-                    self.commands.append(each.cmdline())
+                self.listening.setdefault(name(each), set()).update(listening(each))
+                self.commands.append(command(each))
             (gcs,) = {port for _, port in self.listening["gcs_server"]}
             self.strangers_get = _asked_by_a_stranger(gcs)
             for path in ray.rglob("*"):
