@@ -335,6 +335,10 @@ def load_profile(path: Path, catalogue: Catalogue) -> Profile:
     if info.train_size is not None and recipe.batch_size > info.train_size:
         message = f"{recipe.batch_size} images are more than the {info.train_size} that {info.name} has for training"
         raise document.error(("recipe", "batch_size"), message)
+    padding, size = recipe.augmentation.padding, file.dataset.image_size
+    if padding > size:
+        message = f"must be at most the image's size, {size}, not {padding}"
+        raise document.error(("recipe", "augmentation", "padding"), message)
     profile = Profile(
         name=profile_name,
         document=document,

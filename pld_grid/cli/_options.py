@@ -95,7 +95,9 @@ def _check_tracking_uri(uri: str) -> None:
         }
         # MLflow tries for minutes to open a folder, and would put a file in a device's place.
         file = Path(shown.removeprefix("sqlite:///"))
-        known["sqlite"] = parts.path.strip("/") and (file.is_file() or not file.exists())
+        # Of another driver, or with settings, it would be a database without our lock.
+        plain = shown.startswith("sqlite:///") and not parts.query
+        known["sqlite"] = plain and parts.path.strip("/") and (file.is_file() or not file.exists())
         # Bytes of the command line that are no text cannot be told to any database.
         uri.encode()
     except (ValueError, OSError):

@@ -1,18 +1,24 @@
 """How many bytes a training writes: found from shapes alone, before anything is trained or any memory is taken."""
 
 import io
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from pld_grid.spec import Cell, Dataset, Model, Optimizer
 from pld_grid.train.models import build_model
 from pld_grid.train.optim import build_optimizer
+
+# Ten times those of timm's largest networks; to make them takes seconds.
+MOST_MODULES = 20_000
 
 
 class Sizes(NamedTuple):
@@ -59,13 +65,29 @@ def model_error(model: Model, dataset: Dataset) -> str:
 def _shapes(model: str, dataset: str) -> nn.Module | Exception:
     """A model without memory, or why there is none."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _at_most(MOST_MODULES):
             return build_model(Model.model_validate_json(model), Dataset.model_validate_json(dataset), seed=0)
     except MemoryError:
         raise
     # Anybody's code: whatever it raises, training will raise it too, or can do what cannot be done without memory.
     except Exception as error:
         return error.with_traceback(None)
+
+
+@contextmanager
+def _at_most(most: int) -> Iterator[None]:
+    """Raises ValueError from a module's making as soon as it has more parts than that, whatever is still to come."""
+    made = itertools.count(1)
+
+    def count(*_: object) -> None:
+        if next(made) > most:
+            raise ValueError(f"it has more than {most:,} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _optimizer_state(optimizer: str, shapes: nn.Module) -> dict[int, dict[str, Any]]:

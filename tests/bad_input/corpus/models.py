@@ -48,6 +48,8 @@ CASES = {
     "endless layers": _large("layers: [1000000000, 1, 1, 1]", 1000000003, "resnet26"),
     "many layers": _large("layers: [3000, 3000, 3000, 3000]", 12000, "resnet26"),
     "endless layers within": _large("block_args: {a: [[1, {b: 20000}]]}", 20001, "resnet26"),
+    "depth of a hundred networks": _unmade("depth: 9999", ": it has more than 20,000 modules", "test_vit"),
+    "layers of a hundred networks": _unmade("layers: [9900, 1, 1, 1]", ": it has more than 20,000 modules", "resnet50"),
     "endless negative width": _large("embed_dim: -100000", 100000, "test_vit"),
     "endless fraction": _large("mlp_ratio: 1e300", "1e+300", "test_vit"),
     "endless image of digits": _profile(
@@ -65,6 +67,11 @@ CASES = {
         "name: digits\n  image_size: 16",
         "name: imagenet\n  image_size: 4097",
         "4: dataset.image_size: must be at most 4096 for imagenet, not 4097",
+    ),
+    "padding of many images' size": _profile(
+        "padding: 1",
+        "padding: 100000",
+        "11: recipe.augmentation.padding: must be at most the image's size, 16, not 100000",
     ),
     "batch of more images than there are": _profile(
         "  batch_size: 128\n  micro_batch_size: 128",
