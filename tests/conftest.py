@@ -4,6 +4,7 @@ A test skips itself where a machine lacks what it needs. PLD_GRID_NO_SKIPS=1 say
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from pld_grid.reading import read_text
 ROOT = Path(__file__).parent.parent
 settings.register_profile("pld_grid", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("pld_grid")
+# A shell ignores Ctrl-C for what it starts in the background, and whatever tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 NO_SKIPS = "PLD_GRID_NO_SKIPS"
 # Whose tests then fail instead of skipping themselves. Others need what few machines have, such as a GPU.
 NEVER_SKIPPED = {"browser", "cluster", "docker", "faults"}
