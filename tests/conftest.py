@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import service
 from hypothesis import settings
 
 from pld_grid.catalogue import Catalogue
@@ -47,6 +48,20 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     if isinstance(collector, pytest.File):
         _without_skip(report, collector.path)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Ends what a test has started, however the test ends."""
+    with service.ended():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_left_of_a_file() -> Iterator[None]:
+    """The same of what several tests share."""
+    with service.ended():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
+
+import psutil
+from living import family, kill_all
 
 from pld_grid import api
 from pld_grid.store import Receipt, Store
@@ -60,6 +64,28 @@ table:
 """
 
 
+# Seconds after which a process that tests wait for counts as hanging: many times what any takes.
+PATIENCE = 1200
+_started: list["subprocess.Popen[str]"] = []
+
+
+@contextlib.contextmanager
+def ended() -> Iterator[None]:
+    """Ends what is started within and lives on, as it does when a test fails: nothing runs beside other tests."""
+    before = len(_started)
+    try:
+        yield
+    finally:
+        for process in _started[before:]:
+            if process.poll() is None:
+                kill_all([*family(process), psutil.Process(process.pid)])
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        del _started[before:]
+
+
 def isolated(home: Path) -> dict[str, str]:
     """This environment without anybody's settings for Ray, MLflow or us, and with a home of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
@@ -94,7 +120,7 @@ class Service:
         """Starts `pld-grid COMMAND losses.yaml --profile tiny.yaml ...`; output is piped."""
         needs_grid = command in ("run", "plan", "report", "calibrate", "submit")
         grid = ["losses.yaml", "--profile", "tiny.yaml"] if needs_grid else []
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", "from pld_grid.cli import script; script()", command, *grid, *arguments],
             cwd=self.folder,
             env=self.environment,
@@ -102,15 +128,13 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
         )
+        _started.append(process)
+        return process
 
     def run(self, command: str, *arguments: str, code: int = 0) -> tuple[str, str]:
         """Runs to the end; (standard output, standard error). Fails unless the exit code is `code`."""
         process = self.start(command, *arguments)
-        try:
-            out, err = process.communicate(timeout=300)
-        finally:
-            # With its workers, if it did not end.
-            process.terminate()
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return out, err
 
@@ -155,16 +179,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:
     """Reads standard error up to a line with a text in it, and returns that line."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if text in line:
-            return line
+    with _patience(process) as errors:
+        for line in errors:
+            if text in line:
+                return line
     raise AssertionError(f"the process ended (exit {process.wait()}) without a line that has {text!r} in it")
 
 
-def wait_for(process: "subprocess.Popen[str]", happened: Callable[[], object], within: float = 120) -> None:
+def wait_for(process: "subprocess.Popen[str]", happened: Callable[[], object]) -> None:
     """Looks until something happened that a running process brings about."""
-    until = time.monotonic() + within
+    until = time.monotonic() + PATIENCE
     while not happened():
         assert process.poll() is None, f"the process ended: {rest(process)}"
         assert time.monotonic() < until, "it did not happen"
@@ -173,12 +197,24 @@ def wait_for(process: "subprocess.Popen[str]", happened: Callable[[], object], w
 
 def rest(process: "subprocess.Popen[str]") -> str:
     """What is left of standard error after `wait_for_line`, and the process's end."""
-    with process:
-        assert process.stderr is not None
-        return process.stderr.read()
+    with process, _patience(process) as errors:
+        return errors.read()
 
 
-def answer(process: "subprocess.Popen[str]", url: str, within: float = 90) -> bytes:
+@contextlib.contextmanager
+def _patience(process: "subprocess.Popen[str]") -> Iterator[IO[str]]:
+    """The process's standard error, which ends at last even if the process hangs: that is killed then."""
+    assert process.stderr is not None
+    timer = threading.Timer(PATIENCE, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield process.stderr
+    finally:
+        timer.cancel()
+
+
+def answer(process: "subprocess.Popen[str]", url: str) -> bytes:
     """What a server that is starting answers, asked again until it does."""
     answers: list[bytes] = []
 
@@ -187,5 +223,5 @@ def answer(process: "subprocess.Popen[str]", url: str, within: float = 90) -> by
             answers.append(response.read())
         return answers
 
-    wait_for(process, ask, within)
+    wait_for(process, ask)
     return answers[0]

@@ -71,7 +71,7 @@ def test_a_cohort_goes_on_after_a_process_of_it_died(
     process = service.start("run")
     try:
         # A group of processes takes its time to start on a busy machine.
-        wait_for(process, lambda: list(service.store.glob("*/checkpoints/000002.json")), within=300)
+        wait_for(process, lambda: list(service.store.glob("*/checkpoints/000002.json")))
         started = family(process)
         assert kill([each for each in started if victim in name(each)][-1])
         err = rest(process)

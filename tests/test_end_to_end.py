@@ -3,13 +3,13 @@
 import json
 import re
 import signal
-import socket
 import sqlite3
 from pathlib import Path
 
 import psutil
 import pytest
 from living import all_gone, details, family, kill, listening, name, terminate
+from ports import free_port
 from service import GRID, PROFILE, Service, answer, rest, wait_for, wait_for_line
 
 from pld_grid import schedule, track
@@ -55,6 +55,11 @@ def _progress(store: Store) -> list[Progress]:
     return [progress for cell in store.cell_ids() if (progress := store.progress(cell)) is not None]
 
 
+def students_train(store: Store) -> bool:
+    """Whether one has got as far as an epoch, after the teacher has finished."""
+    return any(found.state == "unfinished" and found.epochs for found in _progress(store))
+
+
 def test_the_tables_are_the_same_from_the_store_and_from_mlflow(undisturbed: Service, expected: bytes) -> None:
     assert b"-," not in expected.split(b"\n")[1].split(b"KL")[0][:40]
     store, mlflow = undisturbed.tables("store"), undisturbed.tables("mlflow")
@@ -83,9 +88,7 @@ def test_a_second_run_trains_nothing_and_says_so(undisturbed: Service) -> None:
 
 
 def test_ui_serves_the_runs_on_this_machine_only(undisturbed: Service) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = undisturbed.start("ui", "--port", str(port))
     try:
         url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=pld_grid"
@@ -140,6 +143,8 @@ def test_a_killed_worker_is_started_again_with_the_same_numbers(
     service = Service(tmp_path, database=database)
     process = service.start("run")
     wait_for_line(process, "[1/9] finished")
+    store = Store(service.store)
+    wait_for(process, lambda: students_train(store))
     trials = [p for p in family(process) if name(p).startswith("ray::ImplicitFunc")]
     assert trials
     for trial in trials:
@@ -224,8 +229,7 @@ cells:
     store = Store(service.store)
     process = service.start("run")
     wait_for_line(process, "[1/9] finished")
-    # The teacher; now students train.
-    wait_for(process, lambda: any(found.state == "unfinished" and found.epochs for found in _progress(store)))
+    wait_for(process, lambda: students_train(store))
     started = family(process)
     process.send_signal(signal.SIGINT)
     err = rest(process)

@@ -125,9 +125,10 @@ def test_nobody_is_taken_for_hung_while_nobody_can_write(tmp_path: Path, monkeyp
             enough.set()
         raise StoreError("no space left")
 
-    with monkeypatch.context() as broken, hung_workers_ended(run.store, "run"):
+    with monkeypatch.context() as broken:
         broken.setattr(run.store, "write", full)
-        assert enough.wait(60)
+        with hung_workers_ended(run.store, "run"):
+            assert enough.wait(60)
     assert ended == []
     # As soon as others could, silence counts.
     assert run.watch(lambda _: bool(ended)) <= {"run-1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cells import finish
-from service import Service, contents, rest, wait_for
+from service import PATIENCE, Service, contents, rest, wait_for
 
 from pld_grid import api
 from pld_grid.spec import Cell
@@ -101,15 +101,15 @@ def test_watching_ends_when_the_run_does_and_mlflow_has_the_report(watched: Prep
     ids = [cell.cell_id for cell in watched.cells]
     tracker = Tracker(store, uri)
     run = tracker.start_submission("run", profile="tiny", cells={i: ["losses"] for i in ids}, trained=ids)
-    with watched.start("report", "--out", "out", "--watch", "--interval", "0.1") as process:
-        with living(store, run.submission_id):
-            wait_for(process, counted(watched, 0))
-            assert "queued" in (watched.folder / "out" / "README.md").read_text()
-            watched.finish(watched.cells[0])
-            wait_for(process, counted(watched, 1))
-            watched.finish(*watched.cells[1:])
-            wait_for(process, counted(watched, len(ids)))
-        out, err = process.communicate(timeout=120)
+    process = watched.start("report", "--out", "out", "--watch", "--interval", "0.1")
+    with living(store, run.submission_id):
+        wait_for(process, counted(watched, 0))
+        assert "queued" in (watched.folder / "out" / "README.md").read_text()
+        watched.finish(watched.cells[0])
+        wait_for(process, counted(watched, 1))
+        watched.finish(*watched.cells[1:])
+        wait_for(process, counted(watched, len(ids)))
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     lines = out.splitlines()
     assert lines[0].startswith(f"out: 0 of {len(ids)} cells finished, {len(ids)} queued; ")

@@ -8,10 +8,14 @@ import psutil
 
 
 def test_who_has_ended_answers_like_the_dead() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    code = "print('there', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        # Until it has begun, it has no command of its own.
+        assert process.stdout.readline() == b"there\n"
         seen = psutil.Process(process.pid)
         assert living.name(seen)
-        assert living.command(seen)[1:] == ["-c", "input()"]
+        assert living.command(seen)[1:] == ["-c", code]
         assert living.folder(seen.pid).is_dir()
         assert living.status(seen) not in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE)
         assert living.kill(seen)

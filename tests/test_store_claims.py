@@ -161,6 +161,31 @@ def test_of_two_who_set_a_cell_aside_at_once_the_second_leaves_it(
     assert claims.set_aside(store, receipt, "next") is not None
 
 
+def test_on_an_object_store_a_result_that_is_being_set_aside_is_seen_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"memory://{uuid.uuid4().hex}/store")
+    mine, seen = claimant(store, "a"), list[bool]()
+    assert mine.take(CELL)
+    store.write_cell(CELL)
+    receipt = make_receipt(CELL, weights_sha256=store.write_weights(CELL.cell_id, b"weights"))
+    mine.finish(receipt)
+    remove = store.fs.rm_file
+
+    def watched(path: str) -> None:
+        _, last = claims.newest(store, CELL.cell_id)
+        seen.append(store.receipt(CELL) is None or (last is not None and last.kind == "replaced"))
+        remove(path)
+
+    with monkeypatch.context() as watching:
+        watching.setattr(store.fs, "rm_file", watched)
+        kept = claims.set_aside(store, receipt, "b")
+    assert kept is not None
+    # The cell, its three claims, its receipt and its weights.
+    assert len(seen) >= 6
+    assert all(seen)
+    assert store.receipt(CELL) is None
+    assert numbers(store) == []
+
+
 def test_a_receipt_that_was_lost_or_damaged_comes_back_from_the_log(store: Store) -> None:
     mine = claimant(store, "a")
     assert mine.take(CELL)
@@ -251,7 +276,7 @@ def test_a_receipt_of_a_later_version_is_never_replaced(store: Store) -> None:
 def test_a_damaged_entry_is_nobodys(store: Store) -> None:
     first, second = claimant(store, "a"), claimant(store, "b")
     assert first.take(CELL)
-    store.write(b"", CELL.cell_id, claims.FOLDER, "000001.json")
+    store.write(b"", CELL.cell_id, claims.CLAIMS, "000001.json")
     assert second.take(CELL)
     with pytest.raises(ClaimLost):
         first.finish(make_receipt(CELL))

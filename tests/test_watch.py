@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cells import begin, finish, make_cell, make_distilled, stop
+from ports import free_port
 from service import isolated, wait_for_line
 
 from pld_grid.errors import StoreError
@@ -313,9 +313,7 @@ def test_a_report_goes_to_mlflow_now_and_then(tmp_path: Path, fresh_database: Pa
 def test_that_mlflow_is_away_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     store = Store(tmp_path / "store")
     submit(store)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    uri = f"http://127.0.0.1:{free_port()}"
     publisher = Publisher(Tracker(store, uri), IDS, interval=0)
     caplog.set_level(logging.WARNING, "pld_grid")
     for _ in range(2):

@@ -27,6 +27,7 @@ from pld_grid.store.files import Files, sha256
 
 KEPT_CHECKPOINTS = 2
 WEIGHTS = "weights.safetensors"
+CLAIMS = "claims"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -74,7 +75,8 @@ class Store(Files):
         nothing.
         """
         aside = f"{cell_id}.replaced-{uuid.uuid4().hex[:8]}"
-        self.rename((cell_id,), (aside,))
+        # While the log of its claims stands, others see what is going on.
+        self.rename((cell_id,), (aside,), last=CLAIMS)
         # What MLflow has will be the next training's.
         self.remove(aside, "mirror.json")
         return f"{self.uri.rstrip('/')}/{aside}"

@@ -15,12 +15,11 @@ from pydantic import ValidationError
 
 from pld_grid.errors import StoreError
 from pld_grid.spec import Cell, Frozen
-from pld_grid.store.cells import Store
+from pld_grid.store.cells import CLAIMS, Store
 from pld_grid.store.content import Receipt, Time
 from pld_grid.store.files import enveloped, opened
 from pld_grid.store.leases import FROZEN, Lease, Observer, gone, read
 
-FOLDER = "claims"
 LOOK = 0.2  # seconds between two looks at who sets a cell aside
 
 
@@ -186,11 +185,11 @@ def _restored(store: Store, last: Entry) -> bool:
 
 
 def _add(store: Store, cell_id: str, number: int, entry: Entry) -> bool:
-    return store.create(enveloped(entry), cell_id, FOLDER, f"{number:06d}.json")
+    return store.create(enveloped(entry), cell_id, CLAIMS, f"{number:06d}.json")
 
 
 def _read(store: Store, cell_id: str, number: int) -> Entry | None:
-    body = opened(store.read(cell_id, FOLDER, f"{number:06d}.json") or b"")
+    body = opened(store.read(cell_id, CLAIMS, f"{number:06d}.json") or b"")
     try:
         entry = Entry.model_validate_json(body or b"")
     except ValidationError:
@@ -204,5 +203,5 @@ def _last_number(store: Store, cell_id: str) -> int:
 
 
 def _numbers(store: Store, cell_id: str) -> list[int]:
-    stems = (name.removesuffix(".json") for name in store.names(cell_id, FOLDER))
+    stems = (name.removesuffix(".json") for name in store.names(cell_id, CLAIMS))
     return [int(stem) for stem in stems if stem.isdecimal()]

@@ -226,8 +226,11 @@ class Files:
 
         self._do("remove", parts, drop)
 
-    def rename(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
+    def rename(self, old: tuple[str, ...], new: tuple[str, ...], last: str = "") -> None:
         """Gives a file or folder another name. Object stores copy and then remove, so both may be there for a while.
+
+        Args:
+            last: what is in the folder of this name within is removed last.
 
         Raises FileNotFoundError if there is nothing of the old name.
         """
@@ -239,11 +242,11 @@ class Files:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
                 Path(source).rename(target)
             else:
-                self._move(source, target)
+                self._move(source, target, f"{source}/{last}/")
 
         self._do("rename", old, move)
 
-    def _move(self, source: str, target: str) -> None:
+    def _move(self, source: str, target: str, last: str) -> None:
         """Moves objects one by one: s3fs, asked for all of a folder, copies the folder itself too, which is nothing.
 
         By name a cell's receipt goes before its weights, so that whoever dies on the way leaves no result without them.
@@ -254,7 +257,7 @@ class Files:
             raise FileNotFoundError(source)
         for name in names:
             self.fs.copy(name, target + name[len(source) :])
-        for name in names:
+        for name in sorted(names, key=lambda name: (name.startswith(last), name)):
             self.fs.rm_file(name)
         self.fs.invalidate_cache()
 

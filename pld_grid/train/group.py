@@ -129,7 +129,7 @@ class _ReadOnly(Store):
     def remove(self, *parts: str) -> None:
         """Leaves it to the first process."""
 
-    def rename(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
+    def rename(self, old: tuple[str, ...], new: tuple[str, ...], last: str = "") -> None:
         """Leaves it to the first process."""
 
 

@@ -105,10 +105,10 @@ class Training:
         self.claims.lease.progress()
         try:
             with self.group.together():
+                # Before the cell can be seen: what its driver says of it from then on must stand.
+                self.store.clear_status(cell.cell_id)
                 self.store.write_cell(cell)
             student = self._student(cell)
-            with self.group.together():
-                self.store.clear_status(cell.cell_id)
         except Exception as error:
             if out_of_memory(error) or isinstance(error, GroupBroken | StoreFull):
                 raise

@@ -2,11 +2,11 @@
 
 import contextlib
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from living import all_gone, details, family, terminate
+from ports import free_port
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.remote.webelement import WebElement
@@ -96,9 +96,7 @@ class Browser:
 @contextlib.contextmanager
 def mlflow_server(service: Service) -> Iterator[str]:
     """MLflow's server over the service's runs, by `pld-grid ui`; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = service.start("ui", "--port", str(port))
     try:
         address = f"http://127.0.0.1:{port}"

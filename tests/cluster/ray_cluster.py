@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,17 +16,11 @@ from typing import Any
 
 import psutil
 from living import family, kill_all
+from ports import free_port
 from service import isolated
 
 TOKEN = "a-token-for-tests-of-64-characters-------------------------------"
 _START_SECONDS = 90
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens at now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import free_port
+from ports import free_port
 from service import isolated
 
 ROLE = "mlflow"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from early import GATED, Gate, early
 from ray_cluster import TOKEN, RayCluster
-from service import GRID, Service, wait_for
+from service import GRID, PATIENCE, Service, wait_for
 
 from pld_grid import api
 from pld_grid.store import Store
@@ -62,7 +62,7 @@ class Submitter(Service):
         process, store = self.start("stop"), Store(self.environment["PLD_GRID_STORE"])
         wait_for(process, lambda: store.names("stops"))
         gate.open(epoch)
-        return process.communicate(timeout=300)[0]
+        return process.communicate(timeout=PATIENCE)[0]
 
     def states(self) -> list[str]:
         """What became of the cells that have begun."""

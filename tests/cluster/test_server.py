@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_cluster import free_port
+from ports import free_port
 from servers import ADMIN, ROLE, USER, MlflowServer, Postgres
-from service import Service, contents, rest, wait_for
+from service import PATIENCE, Service, contents, rest, wait_for
 
 GRID = """
 cells: {teacher: big, student: small, epochs: 3, loss: [ce, kd, pld]}
@@ -37,7 +37,7 @@ class Client(Service):
 
     def heard(self, process: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
         """What a process says until its end."""
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         (self.folder / f"said-{next(self._numbers)}").write_text(out + err)
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return out, err

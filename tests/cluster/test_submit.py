@@ -12,8 +12,9 @@ from pathlib import Path
 
 import living
 import pytest
-from ray_cluster import TOKEN, RayCluster, free_port, ray_cluster
-from service import GRID, Service, rest, wait_for
+from ports import free_port
+from ray_cluster import TOKEN, RayCluster, ray_cluster
+from service import GRID, PATIENCE, Service, rest, wait_for
 from submitter import Cohort, Submitter
 
 from pld_grid import track
@@ -152,7 +153,7 @@ def test_one_of_two_owners_stops_and_the_other_goes_on(
         (user, laptops[user].start("submit", "--report", str(tmp_path / user / "report")))
         for user in ("ann", "ann", "bob")
     ]
-    said = [(user, *process.communicate(timeout=240)[0].split(maxsplit=1)) for user, process in started]
+    said = [(user, *process.communicate(timeout=PATIENCE)[0].split(maxsplit=1)) for user, process in started]
     jobs = {user: job for user, job, _ in said}
     # Of one owner's two, the second was told of the first.
     new, again = "submitted: 9 cells\n", "is running these grids already\n"
@@ -162,14 +163,14 @@ def test_one_of_two_owners_stops_and_the_other_goes_on(
 
     store, training = Store(laptops["ann"].store), dict[str, str]()
     following = {user: laptop.start("logs", "-f") for user, laptop in laptops.items()}
-    wait_for(following["ann"], lambda: training.update(_training(store)) or training, within=240)
+    wait_for(following["ann"], lambda: training.update(_training(store)) or training)
     one, other = sorted(laptops, key=lambda user: user not in training.values())
     before = {cell_id: store.progress(cell_id) for cell_id, user in training.items() if user == one}
     # Each names no job, and means their own.
     assert laptops[one].stop(gate, 6) == f"{jobs[one]} stopped\n"
     rest(following[one])
     gate.open()
-    out, _ = following[other].communicate(timeout=400)
+    out, _ = following[other].communicate(timeout=PATIENCE)
     assert following[other].returncode == 0
     assert "0 failed" in out
     listed = [line.split() for line in laptops[one].run("list")[0].splitlines()]
@@ -241,7 +242,7 @@ def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
     job = laptop.submit("--checkpoint-every", "1000")
     following = laptop.start("logs", "-f", job)
     store = Store(laptop.store)
-    wait_for(following, lambda: any(store.receipt(cell) is not None for cell in store.cell_ids()), within=240)
+    wait_for(following, lambda: any(store.receipt(cell) is not None for cell in store.cell_ids()))
     wait_for(following, lambda: len(store.cell_ids()) == 9)
     out, _ = laptop.run("stop", job)
     assert out == f"{job} stopped\n"
@@ -283,10 +284,10 @@ def test_a_node_that_dies_costs_one_checkpoint_interval(tmp_path: Path, cluster:
         found = [store.progress(cell) for cell in store.cell_ids()]
         return sum(progress is not None and bool(progress.epochs) for progress in found) == 9
 
-    wait_for(following, all_begun, within=240)
+    wait_for(following, all_begun)
     before = {cell: found.epochs for cell in store.cell_ids() if (found := store.progress(cell))}
     cluster.kill("spare")
-    out, _ = following.communicate(timeout=300)
+    out, _ = following.communicate(timeout=PATIENCE)
     assert following.returncode == 0
     assert "9 cells trained" in out
     assert "a worker died; its cohort goes on from its checkpoints" in out
@@ -346,7 +347,7 @@ def test_ctrl_c_on_the_laptop_leaves_the_job_alone(tmp_path: Path, cluster: RayC
     gate = laptop.gated(tmp_path / "gate", 3)
     job = laptop.submit()
     following = laptop.start("logs", "-f", job)
-    wait_for(following, lambda: Store(laptop.store).cell_ids(), within=240)
+    wait_for(following, lambda: Store(laptop.store).cell_ids())
     following.send_signal(signal.SIGINT)
     rest(following)
     assert re.search(r"state +running", laptop.run("status", job)[0])

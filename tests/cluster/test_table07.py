@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ray_cluster import TOKEN, RayCluster, ray_cluster
 from servers import MlflowServer
-from service import isolated, rest, wait_for
+from service import PATIENCE, isolated, rest, wait_for
 
 from pld_grid.store import Store
 
@@ -35,7 +35,7 @@ def _start(folder: Path, environment: dict[str, str], *arguments: str) -> "subpr
 
 def _run(folder: Path, environment: dict[str, str], *arguments: str) -> str:
     process = _start(folder, environment, *arguments)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, f"exit {process.returncode}\n{out}\n{err}"
     return out
 
@@ -65,7 +65,7 @@ def test_table_7_is_the_same_from_a_cluster_that_was_stopped_midway(
         found = [store.progress(cell) for cell in store.cell_ids()]
         return sum(progress is not None and bool(progress.epochs) for progress in found) > 5
 
-    wait_for(following, underway, within=400)
+    wait_for(following, underway)
     assert _run(laptop, environment, "stop", job) == f"{job} stopped\n"
     rest(following)
     states = [progress.state for cell in store.cell_ids() if (progress := store.progress(cell)) is not None]

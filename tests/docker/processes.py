@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,13 +14,6 @@ from recipes import ROOT
 from service import isolated
 
 HEALTHY_SECONDS = 120
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens at now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:

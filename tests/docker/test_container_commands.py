@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import ask, environment, free_port, running, substituted, wait_until_healthy
+from ports import free_port
+from processes import ask, environment, running, substituted, wait_until_healthy
 from recipes import compose, dockerfile, exec_form, health_command, job_submission, last, manifest, ray_start
 from service import PROFILE
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import ask, environment, free_port
+from ports import free_port
+from processes import ask, environment
 from recipes import dockerfile, health_command, last
 
 NODE, JOBS = "/api/healthz", "/api/jobs/"

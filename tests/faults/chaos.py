@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 from early import early
 from living import all_gone, asked, details, family, kill, name
-from service import GRID, PROFILE, Service
+from service import GRID, PATIENCE, PROFILE, Service
 
 # Of two optimizers and two losses, long enough to be killed many times.
 EPOCHS = 14
@@ -185,18 +185,18 @@ class Run:
         """Processes that load data for a trial."""
         return [process for process in asked(trial.children, []) if kind(process) == "loader worker"]
 
-    def wait_for(self, happened: Callable[[], object], within: float = 120) -> None:
+    def wait_for(self, happened: Callable[[], object]) -> None:
         """Looks until something happened that it brings about."""
-        until = time.monotonic() + within
+        until = time.monotonic() + PATIENCE
         while not happened():
             assert self.process.poll() is None, f"it ended: {self.said}"
             assert time.monotonic() < until, f"it did not happen: {self.said}"
             self.family()
             time.sleep(0.1)
 
-    def end(self, within: float = 300) -> int:
+    def end(self) -> int:
         """Waits for its end; the exit code."""
-        until = time.monotonic() + within
+        until = time.monotonic() + PATIENCE
         while self.process.poll() is None:
             assert time.monotonic() < until, f"it did not end: {self.said}"
             self.family()

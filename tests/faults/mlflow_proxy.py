@@ -21,7 +21,8 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from service import isolated
+from ports import free_port
+from service import PATIENCE, isolated
 
 Fault = Literal["dropped", "slow", "late", "500", "403", "429", "502", "lost", "cut", "half", "empty"]
 
@@ -123,10 +124,10 @@ class Proxy:
                 self._under_way -= 1
                 self._lock.notify_all()
 
-    def all_done(self, within: float = 60) -> bool:
+    def all_done(self) -> bool:
         """Waits for the end of all requests that have come, those among them that nobody waits for any more."""
         with self._lock:
-            return self._lock.wait_for(lambda: not self._under_way, within)
+            return self._lock.wait_for(lambda: not self._under_way, PATIENCE)
 
     def _next_fault(self) -> Fault | None:
         with self._lock:
@@ -240,9 +241,7 @@ class PlainServer:
     """
 
     def __init__(self, folder: Path, database: str, environment: Mapping[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.folder, self.database, self.uri = folder, database, f"http://127.0.0.1:{port}"
         (folder / "home").mkdir(exist_ok=True)
         self._command = [

@@ -10,7 +10,7 @@ import torch
 from cells import make_cell
 from counting import Count, Undisturbed
 from sabotage import Sabotage
-from service import PROFILE, Service
+from service import PATIENCE, PROFILE, Service
 from torch import Tensor
 
 from pld_grid import api, schedule
@@ -133,7 +133,7 @@ def mlflow_states(service: Service) -> dict[str, str]:
 def run(service: Service, *arguments: str, code: int) -> str:
     """Runs the grid, for as long as a busy machine may take; what was said."""
     process = service.start("run", *arguments)
-    out, err = process.communicate(timeout=900)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, out + err
     assert "Traceback" not in err
     return err

@@ -131,7 +131,7 @@ def test_a_grid_outlives_nodes_and_drivers(
 
     def some_progress(following: Run) -> None:
         wanted = len(witness.begun()) + chance.randint(1, 3)
-        following.wait_for(lambda: len(witness.begun()) >= wanted, within=400)
+        following.wait_for(lambda: len(witness.begun()) >= wanted)
         seen.update(process for name in cluster.nodes for process in cluster.processes(name))
 
     def wait_until_it_trains(following: Run, node: str) -> None:
@@ -139,7 +139,7 @@ def test_a_grid_outlives_nodes_and_drivers(
             training = runs.training()
             return any(kind(each) == "trial" and each.pid in training for each in cluster.processes(node))
 
-        following.wait_for(trains, within=400)
+        following.wait_for(trains)
 
     def another_node(name: str) -> None:
         cluster.launch(name, "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
@@ -170,7 +170,7 @@ def test_a_grid_outlives_nodes_and_drivers(
     assert f"error: {first} failed" in following.said
     (before,) = runs.names()
     second, following = submitted(2)
-    following.wait_for(lambda: set(runs.training().values()) - {before}, within=400)
+    following.wait_for(lambda: set(runs.training().values()) - {before})
     some_progress(following)
     # By Ray's own command, for somebody who does not know ours.
     stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", second]
@@ -186,7 +186,7 @@ def test_a_grid_outlives_nodes_and_drivers(
     third, following = submitted(3)
     some_progress(following)
     witness.slow(0)
-    assert following.end(within=600) == 0, following.said
+    assert following.end() == 0, following.said
     assert "0 failed" in following.said
     listed = dict(line.split()[:2] for line in laptop.run("list")[0].splitlines()[1:])
     assert listed == {first: "failed", second: "stopped", third: "succeeded"}

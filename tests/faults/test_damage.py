@@ -92,7 +92,7 @@ class Grid:
         wanted = (f"checkpoints/{epoch:06d}.json", "mirror.json")
         files = [self.store / student / name for student in self.students for name in wanted]
         try:
-            self.runs[-1].wait_for(lambda: all(file.exists() for file in files), within=600)
+            self.runs[-1].wait_for(lambda: all(file.exists() for file in files))
         finally:
             self.end()
         (self.sabotage.folder / f"stop-{epoch + 1}").unlink()
@@ -106,7 +106,7 @@ class Grid:
     def finish(self) -> None:
         """Runs to the end."""
         self.runs.append(Run(self.service.start("run")))
-        assert self.runs[-1].end(within=600) == 0, self.runs[-1].said
+        assert self.runs[-1].end() == 0, self.runs[-1].said
         assert "Traceback" not in self.runs[-1].said
 
     def begun(self) -> list[tuple[str, int]]:

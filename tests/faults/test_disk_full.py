@@ -79,7 +79,7 @@ def test_a_full_store_stops_the_run_and_loses_nothing(
             finished = {path: path.read_bytes() for path in service.store.rglob("receipt.json")}
             run = Run(service.start("run"))
             runs.append(run)
-            run.wait_for(written, within=300)
+            run.wait_for(written)
             with disk.full(leave=chance.randrange(0, 600 * KIB)):
                 assert run.end() == 2, run.said
                 count("store full")
@@ -132,7 +132,7 @@ def test_a_full_disk_of_rays_is_said(
     service.environment["RAY_TMPDIR"] = str(ray_disk.path)
     runs = [Run(service.start("run"))]
     # In the first of two waves: what runs goes on, another wave cannot begin.
-    runs[0].wait_for(lambda: list(service.store.glob("*/cell.json")), within=300)
+    runs[0].wait_for(lambda: list(service.store.glob("*/cell.json")))
     with ray_disk.full():
         assert runs[0].end() == 2, runs[0].said
         count("Ray's temporary folder full")
@@ -151,7 +151,7 @@ def test_a_full_disk_of_mlflows_does_not_stop_training(
         shutil.copy(database, disk.path / "mlflow.db")
         run = Run(service.start("run"))
         mirrored = chance.randint(0, 1)
-        run.wait_for(lambda: len(list(disk.path.glob("mlartifacts/*"))) >= mirrored, within=300)
+        run.wait_for(lambda: len(list(disk.path.glob("mlartifacts/*"))) >= mirrored)
         with disk.full(leave=chance.randrange(0, 200 * KIB)):
             assert run.end() == 0, run.said
             count("MLflow's disk full")

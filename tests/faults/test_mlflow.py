@@ -13,7 +13,7 @@ from cells import finish, make_cell
 from counting import Count, Undisturbed
 from mlflow_clients import CELLS, GRID, Client, check, said_of_mlflow, synced
 from mlflow_proxy import DELAYED, DONE, REFUSED, Fault, PlainServer, Proxy, plain_server, proxy
-from service import PROFILE, contents, rest, wait_for, wait_for_line
+from service import PATIENCE, PROFILE, contents, rest, wait_for, wait_for_line
 
 from pld_grid import api
 from pld_grid.errors import TrackingError
@@ -23,7 +23,7 @@ from pld_grid.track import Tracker
 REQUESTS = 12  # at least as many as a cell takes
 NEVER = 3600.0  # seconds that no client waits
 SLOW = 10.0  # seconds that clients do wait
-PATIENCE, TOO_LATE = 0.5, 1.3  # seconds that one waits, and those that an answer to it takes
+SHORT, TOO_LATE = 0.5, 1.3  # seconds that one waits, and those that an answer to it takes
 GOES_ON = "training goes on, and what MLflow lacks stays in the store"
 
 
@@ -91,7 +91,7 @@ def test_faults_of_all_kinds_while_a_grid_runs(
     while attempts < 3 or len(ill.suffered) <= 5:
         attempts += 1
         process = client.start("sync")
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, bool(out), err.count("\n")) in {(0, True, 0), (3, False, 1)}, out + err
     suffered = ill.suffered.copy()
     ill.always(None)
@@ -121,7 +121,7 @@ def test_every_fault_in_the_middle_leaves_one_run_and_one_of_each_metric(
         ill.delay = TOO_LATE
         # MLflow itself takes whole seconds.
         monkeypatch.setattr("mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.type", float)
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SHORT))
     store = Store(tmp_path / "store")
     tracker = Tracker(store, ill.uri, tmp_path.name)
     cells = [make_cell(seed=seed) for seed in range(REQUESTS)]

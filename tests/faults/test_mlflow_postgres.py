@@ -12,7 +12,7 @@ from counting import Count, Undisturbed
 from mlflow_clients import CELLS, GRID, Client, check, said_of_mlflow, synced
 from mlflow_proxy import PlainServer, plain_server
 from restartable import Restartable
-from service import PROFILE, Service, isolated, rest, wait_for, wait_for_line
+from service import PATIENCE, PROFILE, Service, isolated, rest, wait_for, wait_for_line
 
 from pld_grid.store import Store
 
@@ -81,7 +81,7 @@ def race(service: Service, uri: str, racers: int, *, password: str = "") -> list
     service.environment |= {"MLFLOW_TRACKING_URI": uri, "PGPASSWORD": password}
     commands = [("sync",), ("db", "upgrade")] * (racers // 2)
     started = [service.start(*command) for command in commands]
-    said = [process.communicate(timeout=300) for process in started]
+    said = [process.communicate(timeout=PATIENCE) for process in started]
     assert [(process.returncode, err) for process, (_, err) in zip(started, said, strict=True)] == [(0, "")] * racers
     return said
 

@@ -50,7 +50,7 @@ def test_on_an_object_store_drivers_share_and_die_and_nothing_is_lost(
 
     killed = [start(), start()]
     wanted = chance.randint(4, 40)
-    killed[0].wait_for(lambda: len(witness.begun()) >= wanted, within=400)
+    killed[0].wait_for(lambda: len(witness.begun()) >= wanted)
     time.sleep(chance.uniform(0, 0.3))
     for run in killed:
         run.kill_all()
@@ -58,7 +58,7 @@ def test_on_an_object_store_drivers_share_and_die_and_nothing_is_lost(
     receipts = service.receipts()
     last, beside = start(), start()
     for run in (last, beside):
-        assert run.end(within=600) == 0, run.said
+        assert run.end() == 0, run.said
         assert "Traceback" not in run.said
     assert receipts.items() <= service.receipts().items()
     seen = {process for run in runs for process in run.seen}
@@ -72,12 +72,12 @@ def test_on_an_object_store_drivers_share_and_die_and_nothing_is_lost(
     before = service.receipts()[cell_id]
     run = start("--only", cell_id, "--again")
     aside = f"{cell_id}.replaced-"
-    run.wait_for(lambda: any(aside in path.name for path in Path(service.environment[FOLDER]).iterdir()), within=400)
+    run.wait_for(lambda: any(aside in path.name for path in Path(service.environment[FOLDER]).iterdir()))
     time.sleep(chance.uniform(0, 0.2))
     run.kill_all()
     count.kill("driver that sets a result aside")
     places = [name for name in store.names() if name.startswith(cell_id)]
     assert before in [store.read_model(type(before), place, "receipt.json") for place in places]
     again = start("--only", cell_id, "--again")
-    assert again.end(within=600) == 0, again.said
+    assert again.end() == 0, again.said
     assert service.numbers()[cell_id] == undisturbed(LONG_PROFILE, LONG)[cell_id]

@@ -109,13 +109,13 @@ def test_three_drivers_train_each_cell_once_and_report_the_same(
 ) -> None:
     drivers.gate.open(5)
     first, second = drivers.start("--report", "first"), drivers.start("--report", "second")
-    first.wait_for(lambda: drivers.reached(5), within=400)
+    first.wait_for(lambda: drivers.reached(5))
     # In the middle of the students' training, one who wants some of them and others.
     third = drivers.start("--report", "third", grid="other.yaml")
-    third.wait_for(lambda: SHARED in third.said, within=400)
+    third.wait_for(lambda: SHARED in third.said)
     drivers.gate.open()
     for run in drivers.runs:
-        assert run.end(within=600) == 0, run.said
+        assert run.end() == 0, run.said
         assert "Traceback" not in run.said
     assert SHARED in first.said + second.said
     assert "failed" not in (contents(drivers.service.folder / "third")["other.md"]).decode()
@@ -149,9 +149,9 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
     owner = drivers.start()
     for what, end in ends:
         # A driver begins with what it finds free, so that some students may wait for others.
-        owner.wait_for(lambda epoch=epoch: drivers.reached(epoch), within=400)
+        owner.wait_for(lambda epoch=epoch: drivers.reached(epoch))
         following = drivers.start()
-        following.wait_for(lambda run=following: SHARED in run.said, within=400)
+        following.wait_for(lambda run=following: SHARED in run.said)
         end(owner)
         if what == "whole job":
             count.kill(DRIVER_BESIDE)
@@ -165,7 +165,7 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
         drivers.gate.open(epoch)
         owner = following
     drivers.gate.open()
-    assert owner.end(within=600) == 0, owner.said
+    assert owner.end() == 0, owner.said
     drivers.witness.repeated()
     assert all(log.count("finished") == 1 and log[-1] == "finished" for log in drivers.logs().values())
     check_whole(drivers.service, undisturbed(LONG_PROFILE, LONG), drivers.seen)
@@ -183,16 +183,16 @@ def test_who_seemed_dead_and_wakes_up_changes_nothing(
     def stopped() -> list[psutil.Process]:
         return [trial for trial in first.trials() if status(trial) == psutil.STATUS_STOPPED]
 
-    first.wait_for(stopped, within=400)
+    first.wait_for(stopped)
     count("trial stopped (SIGSTOP) until another had finished its cell")
     trial = stopped()[0]
     second = drivers.start(changes=hasty)
-    second.wait_for(drivers.service.receipts, within=400)
+    second.wait_for(drivers.service.receipts)
     teacher = next(iter(drivers.service.receipts()))
     receipt = (drivers.service.store / teacher / "receipt.json").read_bytes()
     trial.resume()
     for run in (first, second):
-        assert run.end(within=600) == 0, run.said
+        assert run.end() == 0, run.said
         assert "Traceback" not in run.said
     assert (drivers.service.store / teacher / "receipt.json").read_bytes() == receipt
     assert drivers.logs()[teacher] == ["claimed", "claimed", "finished"]
@@ -207,7 +207,7 @@ def test_who_seemed_dead_and_wakes_up_changes_nothing(
     student = next(cell_id for cell_id in drivers.logs() if cell_id != teacher)
     again = [drivers.start("--only", student, "--again") for _ in range(2)]
     for run in again:
-        assert run.end(within=600) == 0, run.said
+        assert run.end() == 0, run.said
         assert "Traceback" not in run.said
     kept = list(drivers.service.store.glob(f"{student}.replaced-*"))
     assert 1 <= len(kept) <= 2

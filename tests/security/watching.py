@@ -10,12 +10,13 @@ import tempfile
 import urllib.parse
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import grpc
 import psutil
 from living import command, family, listening, name
-from service import Service, wait_for_line
+from service import PATIENCE, Service, wait_for_line
 
 # In the environment of whoever starts a grid; each is found by searching for its value.
 IN_ENVIRONMENT = {
@@ -79,9 +80,11 @@ class Watched:
             for each in (psutil.Process(process.pid), *family(process)):
                 self.listening.setdefault(name(each), set()).update(listening(each))
                 self.commands.append(command(each))
-            (gcs,) = {port for _, port in self.listening["gcs_server"]}
-            self.strangers_get = _asked_by_a_stranger(gcs)
-            for path in ray.rglob("*"):
+            # Once: at the last look Ray may be about to end.
+            if not self.strangers_get:
+                (gcs,) = {port for _, port in self.listening["gcs_server"]}
+                self.strangers_get = _asked_by_a_stranger(gcs)
+            for path in (Path(folder, inner) for folder, *names in os.walk(ray) for inner in chain(*names)):
                 # Ray goes on, and its files may go.
                 with suppress(FileNotFoundError):
                     self.ray_modes[path.relative_to(ray)] = path.lstat().st_mode
@@ -118,7 +121,7 @@ def watch(folder: Path) -> Watched:
         for cell in (1, 3):
             found.said += wait_for_line(process, f"[{cell}/3] finished")
             found.look(process, ray)
-        found.said += "".join(process.communicate(timeout=300))
+        found.said += "".join(process.communicate(timeout=PATIENCE))
         assert "3 cells trained" in found.said
         database = ("--tracking-uri", f"sqlite:///{service.folder / 'mlflow.db'}")
         for command in (
@@ -128,7 +131,7 @@ def watch(folder: Path) -> Watched:
             ("why", found.said.split()[2], "--profile", "tiny.yaml"),
             ("run", "--store", f"ftp://user:{STORE_PASSWORD}@127.0.0.1:9/x"),
         ):
-            said = service.start(*command).communicate(timeout=300)
+            said = service.start(*command).communicate(timeout=PATIENCE)
             found.said += "".join(said)
         return found
     finally:
