@@ -113,6 +113,22 @@ def test_a_worker_that_could_not_be_ended_is_tried_again(
     assert len(caplog.records) == 1
 
 
+def test_who_looks_after_workers_goes_on_when_it_cannot_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, failures, seen = Watched(tmp_path, monkeypatch), [MemoryError()], leases.of_run
+
+    def of_run(store: Store, name: str) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return seen(store, name)
+
+    monkeypatch.setattr(leases, "of_run", of_run)
+    monkeypatch.setattr(watch, "_end", lambda beat: True)
+    assert run.watch(lambda _: leases.read(run.store, "run-1") is None) == {"run-1"}
+    assert caplog.records[0].message == "workers are not looked after for a moment: MemoryError"
+
+
 def test_nobody_is_taken_for_hung_while_nobody_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, ended, writes = Watched(tmp_path, monkeypatch), list[Beat](), 0
     enough = threading.Event()

@@ -186,6 +186,63 @@ def test_on_an_object_store_a_result_that_is_being_set_aside_is_seen_to_be(monke
     assert numbers(store) == []
 
 
+def test_who_adds_to_a_log_just_when_that_is_set_aside_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    mine = claimant(store, "a")
+    assert mine.take(CELL)
+    receipt = make_receipt(CELL)
+    mine.finish(receipt)
+    create = store.create
+
+    def late(data: bytes, *parts: str) -> bool:
+        store.set_cell_aside(CELL.cell_id)
+        return create(data, *parts)
+
+    with monkeypatch.context() as racing:
+        racing.setattr(store, "create", late)
+        assert claims.set_aside(store, receipt, "second") is None
+    assert numbers(store) == []
+    assert len([name for name in store.names() if name.startswith(f"{CELL.cell_id}.replaced-")]) == 1
+    assert claimant(store, "c").take(CELL)
+
+
+def test_weights_that_get_their_final_name_meanwhile_are_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    receipt = make_receipt(CELL, weights_sha256=store.write_weights(CELL.cell_id, b"weights"))
+    read = store.read
+
+    def looks(*parts: str) -> bytes | None:
+        found = read(*parts)
+        if parts[-1] == "weights.safetensors" and found is None:
+            store.write_receipt(receipt)
+        return found
+
+    monkeypatch.setattr(store, "read", looks)
+    assert store.has_weights(receipt)
+
+
+def test_a_sign_of_life_that_cannot_be_given_once_is_given_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, failures = Store(tmp_path), [OSError(24, "Too many open files"), MemoryError()]
+    beat, again = Lease.beat, threading.Event()
+
+    def beats(lease: Lease) -> None:
+        if threading.current_thread().name == "pld_grid-lease" and failures:
+            raise failures.pop()
+        beat(lease)
+        if not failures:
+            again.set()
+
+    monkeypatch.setattr(leases, "BEAT", 0.01)
+    monkeypatch.setattr(Lease, "beat", beats)
+    with Lease(store, "mine").held():
+        assert again.wait(60)
+    # Told once.
+    assert [record.message for record in caplog.records] == ["MemoryError; others may take this process for dead"]
+
+
 def test_a_receipt_that_was_lost_or_damaged_comes_back_from_the_log(store: Store) -> None:
     mine = claimant(store, "a")
     assert mine.take(CELL)

@@ -44,7 +44,7 @@ from pld_grid.track import (
     upgrade_database,
 )
 from pld_grid.track.runs import create
-from pld_grid.track.server import reporting
+from pld_grid.track.server import passing, reporting
 
 
 @pytest.fixture(scope="session")
@@ -764,6 +764,22 @@ def test_an_error_is_one_line_without_the_password(store: Store):
     with pytest.raises(TrackingError) as caught:
         tracker.sync_all()
     assert str(caught.value) == f"MLflow at http://127.0.0.1:{port}: cannot be reached (connection refused)"
+
+
+def test_an_answer_without_an_experiment_says_nothing_of_it(
+    store: Store, uri: str, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+    cell = make_cell()
+    finish(store, cell)
+    with monkeypatch.context() as ill, pytest.raises(TrackingError, match="its answer is not whole") as caught:
+        ill.setattr(MlflowClient, "get_experiment_by_name", lambda *_: Experiment("", "", "", ""))
+        tracker.sync(cell.cell_id)
+    assert passing(caught.value)
+    tracker.sync(cell.cell_id)
+    assert run_of(uri, cell).info.status == "FINISHED"
 
 
 def test_a_deleted_experiment_is_not_written_to(store: Store, uri: str, tracker: Tracker):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cells import begin, finish, make_cell
+from cells import METRICS, begin, finish, make_cell, make_epochs
 
 from pld_grid.errors import TrackingError
 from pld_grid.spec import Cell
@@ -85,6 +85,34 @@ def beat_elsewhere(store: Store, lease_id: str, count: int = 1) -> None:
     """A sign of life of a process on another machine."""
     beat = Beat(machine="elsewhere", host="elsewhere", pid=1, born=1, count=count)
     store.write(beat.canonical.encode(), leases.FOLDER, f"{lease_id}.json")
+
+
+# -- epochs ----------------------------------------------------------------------------------------------------------
+
+
+def test_epochs_are_there_once_though_their_mirror_died_before_it_could_say_so_and_they_were_trained_again(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, store, client = make_cell(), tracker.store, connect(tracker.tracking_uri)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for first in (1, 3):
+        begin(store, cell, first + 1)
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            # MLflow commits the metrics of a batch before its tags.
+            killed.setattr(SqlAlchemyStore, "_set_tags", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            tracker.sync(cell.cell_id)
+        # Its checkpoints were lost, too.
+        store.remove(cell.cell_id, "checkpoints")
+        again = [each.model_copy(update={"time": each.time + 60}) for each in make_epochs(first + 1)]
+        begin(store, cell, first + 1, records=tuple(again))
+        tracker = Tracker(store, tracker.tracking_uri, tracker.experiment)
+        tracker.sync(cell.cell_id)
+        mirror = store.mirror(cell.cell_id)
+        assert mirror is not None
+        for name in METRICS:
+            assert [each.step for each in client.get_metric_history(mirror.run_id, name)] == list(range(1, first + 2))
+        assert client.get_run(mirror.run_id).data.tags["pld_grid.logged_epoch"] == str(first + 1)
 
 
 # -- drivers ---------------------------------------------------------------------------------------------------------

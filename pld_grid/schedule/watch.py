@@ -49,6 +49,9 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
                     look(lease_id)
             except StoreError:
                 observer.forget()
+            except Exception as error:  # such as no memory, or no open file more: it may pass
+                observer.forget()
+                logger.warning("workers are not looked after for a moment: %s", str(error) or type(error).__name__)
 
     with suppress(StoreError):
         leases.forget(store)

@@ -274,7 +274,8 @@ class Store(Files):
     def _weights(self, receipt: Receipt) -> bytes | None:
         if receipt.weights_sha256 is None:
             return None
-        names = (WEIGHTS, _staged(receipt.weights_sha256))
+        # The staged ones may get their final name while this looks.
+        names = (WEIGHTS, _staged(receipt.weights_sha256), WEIGHTS)
         found = (self.read(receipt.cell.cell_id, name) for name in names)
         return next((data for data in found if data is not None and sha256(data) == receipt.weights_sha256), None)
 

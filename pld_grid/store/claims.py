@@ -139,6 +139,10 @@ def set_aside(store: Store, receipt: Receipt, run: str) -> str | None:
         entry = Entry(kind="replaced", run=run, lease=lease.lease_id, host=lease.host, time=time.time())
         if store.receipt(cell_id) != receipt or not _add(store, cell_id, number + 1, entry):
             return None
+        if store.receipt(cell_id) != receipt:
+            # The whole log was set aside meanwhile, and this entry began another.
+            store.remove(cell_id, CLAIMS, f"{number + 1:06d}.json")
+            return None
         with contextlib.suppress(FileNotFoundError):
             return store.set_cell_aside(cell_id)
         return None

@@ -105,9 +105,9 @@ class Lease:
             try:
                 self.beat()
                 failed = False
-            except StoreError as error:
+            except Exception as error:  # such as no memory, or no open file more: it may pass
                 if not failed:
-                    logger.warning("%s; others may take this process for dead", error)
+                    logger.warning("%s; others may take this process for dead", str(error) or type(error).__name__)
                 failed = True
             before = time.monotonic()
 

@@ -3,7 +3,7 @@
 import gc
 import logging
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -24,11 +24,12 @@ from pld_grid.uris import public_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Param, Run, RunTag
 
 logger = logging.getLogger(__name__)
 
 DOWNLOADS = 8  # at a time
+BATCH = 500  # metrics per request: MLflow takes 1000 metrics, parameters and tags together, and 1 MB
 PAGE = 250  # runs per request; MLflow takes about 0.1 MB for each while it reads them
 _BRIEFS = f"""
     SELECT run_uuid, experiment_id, status, start_time, artifact_uri, key, value FROM runs JOIN tags USING (run_uuid)
@@ -236,6 +237,31 @@ def create(
     if run is None:
         raise TrackingError(f"MLflow does not show the run {name} that it has just made")
     return run
+
+
+def log(
+    client: "MlflowClient",
+    run_id: str,
+    metrics: Sequence["Metric"],
+    params: Sequence["Param"],
+    tags: Sequence["RunTag"],
+) -> None:
+    """Logs in batches. The tags say how far the metrics go, so they travel with the last of them and never before."""
+    while len(metrics) > BATCH:
+        client.log_batch(run_id, metrics=metrics[:BATCH])
+        metrics = metrics[BATCH:]
+    client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+
+
+def lacking(client: "MlflowClient", run: "Run", metrics: Sequence["Metric"]) -> list["Metric"]:
+    """Those of the metrics whose epochs a run does not have, whatever its tags say.
+
+    MLflow commits a batch's metrics before its tags. Where somebody died in between, and the epochs were lost as well,
+    they come again, with another time, and would be there twice.
+    """
+    names = run.data.metrics.keys() & {metric.key for metric in metrics}
+    there = {(name, each.step) for name in names for each in client.get_metric_history(run.info.run_id, name)}
+    return [metric for metric in metrics if (metric.key, metric.step) not in there]
 
 
 def index(runs: Iterable[Brief]) -> dict[str, Brief]:

@@ -184,6 +184,8 @@ def experiment_id(client: "MlflowClient", tracking_uri: str, name: str) -> str:
             raise TrackingError(
                 f'MLflow at {public_uri(tracking_uri)}: it has an experiment "{name}" and does not show it'
             )
+    if not experiment.experiment_id:
+        raise MlflowException("its answer is not whole")
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f'MLflow at {public_uri(tracking_uri)}: experiment "{name}" was deleted; restore it, or name another one'

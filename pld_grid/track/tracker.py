@@ -26,7 +26,7 @@ from pld_grid.track.content import (
     STATUS,
     SUBMISSION_ID,
 )
-from pld_grid.track.runs import Brief, active, brief, create, doubled, find, index, survey, upload
+from pld_grid.track.runs import Brief, active, brief, create, doubled, find, index, lacking, log, survey, upload
 from pld_grid.track.server import EXPERIMENT, explained
 from pld_grid.track.submission import Submission, Submissions
 from pld_grid.uris import public_uri
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 LOCKS = ".locks"
 REPORT = "report"
 LOCK_TIMEOUT = 60  # seconds to wait for a process that mirrors the same cell
-BATCH = 500  # metrics per request: MLflow takes 1000 metrics, parameters and tags together, and 1 MB
 
 
 class Tracker:
@@ -65,6 +64,7 @@ class Tracker:
         self._observer = Observer(store)
         self.in_doubt = False  # whether `outdated` saw other drivers that are alive, or died on other machines
         self._own = set[str]()
+        self._certain = set[str]()  # runs whose tags are known to say how far their metrics go
         self._doubled = frozenset[str]()  # what had a run too many when `outdated` last looked
 
     # -- submissions: written to the store only, so these neither wait for MLflow nor fail with it ----------------
@@ -241,13 +241,13 @@ class Tracker:
             for epoch in content.unlogged(progress, had)
             for name, value in epoch.metrics.items()
         ]
+        if metrics and run_id not in self._certain and not (replaced or had.get(LOGGED) == content.NO_RESULT[LOGGED]):
+            metrics = lacking(client, run, metrics)
+        self._certain.discard(run_id)
         tags = [RunTag(k, v) for k, v in wanted.items() if had.get(k) != v]
         params = [Param(k, v) for k, v in content.params(cell).items() if k not in run.data.params]
-        # The tags say how far the metrics go, so they travel with the last of them and never before.
-        while len(metrics) > BATCH:
-            client.log_batch(run_id, metrics=metrics[:BATCH])
-            metrics = metrics[BATCH:]
-        client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+        log(client, run_id, metrics, params, tags)
+        self._certain.add(run_id)
 
         state = progress.state if progress else "unfinished"
         self._tell_status(run, self._status(cell_id, state), content.ended(progress))

@@ -49,7 +49,8 @@ def watchful(module):
 after_import("torch.utils.data.dataloader", watchful)
 """
 
-# A student that is about to begin an epoch beyond the number in the file `gate` waits until it is larger.
+# A student that is about to begin an epoch beyond the number in the file `gate` waits until it is larger, and with it
+# its cohort.
 GATED = """
 import time
 
@@ -59,6 +60,7 @@ def gated(module):
 
     def begin_epoch(student):
         while student.next_epoch > int(open(f"{HERE}/gate").read()):
+            open(f"{HERE}/{student.cell.cell_id}.waits", "w").close()
             time.sleep(0.02)
         return begin(student)
 
@@ -83,6 +85,10 @@ class Gate:
     def __init__(self, folder: Path, epoch: int) -> None:
         self.path = folder / "gate"
         self.open(epoch)
+
+    def waiting(self) -> int:
+        """How many cohorts have come to it so far."""
+        return len(list(self.path.parent.glob("*.waits")))
 
     def open(self, epoch: int = 10**6) -> None:
         """Lets them train up to the end of an epoch."""

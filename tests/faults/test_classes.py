@@ -38,7 +38,7 @@ cells:
 """
 READING, SILENT, DYING, HANGING_ONCE, HANGING, CROWDED, TOO_LARGE = range(1, 8)
 BROKEN = {
-    "pld_grid.store.leases": "BEAT, LAPSED = 1.0, 5.0",
+    "pld_grid.store.leases": "BEAT, LAPSED, FROZEN = 1.0, 10.0, 4.0",
     "pld_grid.schedule.waves": "WORKER_DEATHS = 1",
     "pld_grid.train.student": f"""
 import os

@@ -171,6 +171,8 @@ def test_a_grid_outlives_nodes_and_drivers(
     (before,) = runs.names()
     second, following = submitted(2)
     following.wait_for(lambda: set(runs.training().values()) - {before})
+    # Students, too: between a teacher and them, a stop would find nobody.
+    following.wait_for(lambda: len({each.cell_id for each in witness.begun()}) > 1)
     some_progress(following)
     # By Ray's own command, for somebody who does not know ours.
     stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", second]

@@ -126,7 +126,7 @@ def test_trials_and_loader_workers_die_as_long_as_they_train(
 
     def prey(trial: psutil.Process) -> list[psutil.Process]:
         # A trial that never gets as far as a checkpoint is given up, as it should be.
-        return [trial] if witness.saved(trial.pid) and chance.random() < 0.45 else run.loader_workers(trial)
+        return [trial] if witness.saved(trial.pid) and chance.random() < 0.6 else run.loader_workers(trial)
 
     killed: Counter[str] = Counter()
     for victim in hunt(run, witness, chance, run.trials, prey, most=GRID_DEATHS):
@@ -155,6 +155,8 @@ def test_trials_die_between_any_two_steps_and_one_hangs(
     orders += [(students[name].cell_id, order) for name, moments in MOMENTS.items() for order in moments]
     tickets = [witness.order(order.replace(":", f":{cell_id}:", 1)) for cell_id, order in orders]
     hanging = students["pld", "lamb"].cell_id
+    # So that it is found in the middle.
+    witness.slow(0.1)
     run = watch(service.start("run"))
 
     def begun() -> list[int]:
@@ -162,6 +164,7 @@ def test_trials_die_between_any_two_steps_and_one_hangs(
 
     run.wait_for(begun)
     psutil.Process(begun()[0]).suspend()
+    witness.slow(0)
     count("trial stopped (SIGSTOP)")
     assert run.end() == 0, run.said
     assert [ticket.name for ticket in tickets if ticket.exists()] == []
