@@ -51,7 +51,10 @@ def hung_workers_ended(store: Store, run: str) -> Iterator[Container[str]]:
                 observer.forget()
             except Exception as error:  # such as no memory, or no open file more: it may pass
                 observer.forget()
-                logger.warning("workers are not looked after for a moment: %s", str(error) or type(error).__name__)
+                said = str(error) or type(error).__name__
+                if said not in told:
+                    logger.warning("workers are not looked after for a moment: %s", said)
+                    told.add(said)
 
     with suppress(StoreError):
         leases.forget(store)

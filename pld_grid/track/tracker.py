@@ -241,7 +241,9 @@ class Tracker:
             for epoch in content.unlogged(progress, had)
             for name, value in epoch.metrics.items()
         ]
-        if metrics and run_id not in self._certain and not (replaced or had.get(LOGGED) == content.NO_RESULT[LOGGED]):
+        in_doubt = metrics and run.data.metrics and run_id not in self._certain
+        # Beside the epochs of results that were set aside, those of the next training come.
+        if in_doubt and not self.store.earlier_receipts(cell_id):
             metrics = lacking(client, run, metrics)
         self._certain.discard(run_id)
         tags = [RunTag(k, v) for k, v in wanted.items() if had.get(k) != v]
