@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from chromium import Browser, mlflow_server
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
-from service import Service
+from service import PATIENCE, Service
 
 from pld_grid import api, records
 from pld_grid.report import Table, Value, build_table
@@ -57,7 +58,11 @@ def _address(browser: Browser, text: str) -> None:
 
 
 def _wait_for(browser: Browser, text: str) -> None:
-    WebDriverWait(browser.driver, 90).until(lambda driver: text in driver.find_element("css selector", "body").text)
+    # A page that is replaced while it is read is read again.
+    waiting = WebDriverWait(
+        browser.driver, PATIENCE, ignored_exceptions=[NoSuchElementException, StaleElementReferenceException]
+    )
+    waiting.until(lambda driver: text in driver.find_element("css selector", "body").text)
 
 
 def _column(table: Table, header: str) -> list[Value]:

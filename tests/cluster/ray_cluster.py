@@ -17,10 +17,9 @@ from typing import Any
 import psutil
 from living import family, kill_all
 from ports import free_port
-from service import isolated
+from service import PATIENCE, isolated
 
 TOKEN = "a-token-for-tests-of-64-characters-------------------------------"
-_START_SECONDS = 90
 
 
 @dataclass
@@ -57,7 +56,7 @@ class RayCluster:
 
     def wait_for(self, name: str) -> None:
         """Waits until the head counts a node that was started."""
-        until = time.monotonic() + _START_SECONDS
+        until = time.monotonic() + PATIENCE
         while name not in self.alive():
             assert self.nodes[name].poll() is None, (self.folder / f"{name}.log").read_text()
             assert time.monotonic() < until, f"{name} did not come up: {(self.folder / f'{name}.log').read_text()}"

@@ -21,12 +21,11 @@ from typing import Any
 
 import pytest
 from ports import free_port
-from service import isolated
+from service import PATIENCE, isolated
 
 ROLE = "mlflow"
 ADMIN = "admin"
 USER = "researcher"
-_START_SECONDS = 120
 
 _AUTHENTICATION = """
 [mlflow]
@@ -232,7 +231,7 @@ def _answers(server: MlflowServer) -> bool:
 
 def _wait(happened: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
     """For a server, which gives no event to wait for."""
-    until = time.monotonic() + _START_SECONDS
+    until = time.monotonic() + PATIENCE
     while not happened():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < until, log.read_text()

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from living import family, kill_all
 from recipes import ROOT
-from service import isolated
-
-HEALTHY_SECONDS = 120
+from service import PATIENCE, isolated
 
 
 def environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
@@ -62,14 +60,14 @@ def _end(process: "subprocess.Popen[bytes]", stop: int) -> None:
 
 def ask(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
     """A health check, once."""
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def wait_until_healthy(
     process: "subprocess.Popen[bytes]", command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> None:
     """Asks, as Docker and Kubernetes do, until the answer is yes. Fails if the process ends or takes too long."""
-    until = time.monotonic() + HEALTHY_SECONDS
+    until = time.monotonic() + PATIENCE
     while (answer := ask(command, environment)).returncode != 0:
         assert process.poll() is None, f"it ended: {log.read_text()}"
         assert time.monotonic() < until, f"{answer.stderr}\n{log.read_text()}"

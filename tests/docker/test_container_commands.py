@@ -22,7 +22,7 @@ import pytest
 from ports import free_port
 from processes import ask, environment, running, substituted, wait_until_healthy
 from recipes import compose, dockerfile, exec_form, health_command, job_submission, last, manifest, ray_start
-from service import PROFILE
+from service import PATIENCE, PROFILE
 
 from pld_grid.store import Store
 
@@ -133,7 +133,7 @@ def schema(folder: Path, services: dict[str, Any], database: Database) -> str:
     """What making the schema printed."""
     done = subprocess.run(
         _shell(services["mlflow-schema"], {URI: database.uri}, folder),
-        env=environment(folder / "home", {}), cwd=folder, capture_output=True, text=True, timeout=120,
+        env=environment(folder / "home", {}), cwd=folder, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
@@ -315,7 +315,7 @@ def test_the_images_own_command_is_a_head_that_is_healthy(folder: Path) -> None:
 def test_the_images_own_command_refuses_to_start_without_a_token(folder: Path) -> None:
     node = _image_node()
     around = environment(folder / "nobody", {"RAY_AUTH_MODE": node.variables["RAY_AUTH_MODE"]})
-    done = subprocess.run(node.command, env=around, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(node.command, env=around, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0
     assert "RAY_AUTH_TOKEN" in done.stdout + done.stderr
 
@@ -344,7 +344,7 @@ def test_a_rayjob_trains_its_grid_on_the_worker_and_logs_to_mlflow(folder: Path,
         log = folder / "k" / "job.log"
         with log.open("wb") as output:
             code = subprocess.run(
-                submit, env=cluster.environment, cwd=folder / "k", stdout=output, stderr=output, timeout=400
+                submit, env=cluster.environment, cwd=folder / "k", stdout=output, stderr=output, timeout=PATIENCE
             ).returncode
         assert code == 0, log.read_text()
     assert "2 cells trained" in log.read_text()

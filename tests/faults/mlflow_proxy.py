@@ -32,7 +32,6 @@ REFUSED: tuple[Fault, ...] = ("dropped", "500", "403", "429")
 DONE: tuple[Fault, ...] = ("502", "lost", "cut", "half", "empty")
 DELAYED: tuple[Fault, ...] = ("slow", "late")
 
-_START_SECONDS = 120
 _HOP = {"connection", "keep-alive", "transfer-encoding", "host", "content-length"}
 
 
@@ -260,7 +259,7 @@ class PlainServer:
                 self._command, cwd=self.folder, env=self._environment, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-        until = time.monotonic() + _START_SECONDS
+        until = time.monotonic() + PATIENCE
         while not _answers(self.uri):
             assert self._process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
