@@ -28,7 +28,9 @@ def test_what_may_not_be_skipped_fails(tmp_path: Path, strict: str, ends: str) -
     shutil.copy(Path(__file__).parent / "conftest.py", tmp_path)
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider", tmp_path],
-        env=os.environ | {"PLD_GRID_NO_SKIPS": strict}, capture_output=True, text=True, cwd=tmp_path,
+        # It uses what lies beside it.
+        env=os.environ | {"PLD_GRID_NO_SKIPS": strict, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert ends in found.stdout, found.stdout
     assert ("no disk, but PLD_GRID_NO_SKIPS is set" in found.stdout) == bool(strict)
