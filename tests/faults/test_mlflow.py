@@ -84,10 +84,11 @@ def test_faults_of_all_kinds_while_a_grid_runs(
     err = rest(process)
     assert process.returncode == 0, err
     assert f"{CELLS} cells trained" in err
-    # Of the outage nothing more; of each reason why it refused something while it was there, once; how much it lacks.
+    # Nothing more of the outage; how much it lacks; what it refused while there, each thing and each reason once.
     said = [line.partition(" is not mirrored: ") for line in said_of_mlflow(err)]
-    refused = [reason for _, found, reason in said if found]
-    assert len(refused) == len(set(refused)), err
+    refused = [(item, reason) for item, found, reason in said if found]
+    for known in zip(*refused, strict=True):
+        assert len(known) == len(set(known)), err
     others = [line for line, found, _ in said if not found]
     assert len(others) <= 1, err
     assert all(" lacks " in line for line in others), err

@@ -62,7 +62,7 @@ def test_on_an_object_store_drivers_share_and_die_and_nothing_is_lost(
         assert "Traceback" not in run.said
     assert receipts.items() <= service.receipts().items()
     seen = {process for run in runs for process in run.seen}
-    check_whole(service, undisturbed(LONG_PROFILE, LONG), seen)
+    check_whole(service, undisturbed(LONG_PROFILE, LONG), seen, apart=True)
     store = Store(service.store)
     logs = {cell_id: [entry.kind for entry in claims.entries(store, cell_id)] for cell_id in store.cell_ids()}
     assert all(log.count("finished") == 1 and log[-1] == "finished" for log in logs.values()), logs
