@@ -1,12 +1,12 @@
-"""The least that a training can take: its arithmetic in a plain loop, without metrics, validation or files."""
+"""The lower bound of a training's time: its arithmetic in a plain loop, without metrics, validation or files."""
 
 import time
 from collections.abc import Sequence
 
 import torch
 
-from pld_grid.plan import Cohort
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.experiment.cohort import Cohort
 from pld_grid.store import Store
 from pld_grid.train import data, losses
 from pld_grid.train.loader import Loader
@@ -16,9 +16,9 @@ from pld_grid.train.optim import build_optimizer
 
 
 def floor(cells: Sequence[Cell], store: Store, epochs: int = 1) -> float:
-    """Seconds per epoch of loading, one teacher pass, and every student's forward, backward and optimizer step."""
+    """Return the seconds per epoch of loading, one teacher pass, and the steps of every student."""
     first = cells[0]
-    # The digits profile's own memory format.
+    # The memory format of the digits profile.
     layout = torch.channels_last
     loader = Loader(data.load(first.dataset, first.recipe), first.recipe, first.seed)
     cohort = Cohort(tuple(cells))
@@ -32,7 +32,7 @@ def floor(cells: Sequence[Cell], store: Store, epochs: int = 1) -> float:
         students.append((model, normalize_for(cell), loss, build_optimizer(model, cell.optimizer)))
     started = time.perf_counter()
     for epoch in range(1, epochs + 1):
-        for pixels, target in loader.train(epoch):
+        for pixels, target in loader.train_batches(epoch):
             pixels = pixels.contiguous(memory_format=layout)
             batch = TeacherBatch(teacher(pixels), target) if teacher is not None else None
             for model, normalize, loss, optimizer in students:

@@ -1,4 +1,4 @@
-"""Side by side: every contender once per round, in turn, so that a drift of the machine's speed hits all alike."""
+"""Time contenders side by side: each runs once per round, so that a drift of the machine affects all equally."""
 
 import json
 import statistics
@@ -12,9 +12,13 @@ ROUNDS = 7
 
 @dataclass(frozen=True)
 class Goal:
-    """What was to be reached: a figure and the limit that it is held against.
+    """A measured figure and its limit.
 
-    `least` says that the figure should be at least the limit instead of at most.
+    Attributes:
+        text: what the figure is.
+        figure: the measured value.
+        limit: the figure should be at most this value.
+        least: whether the figure should be at least the limit instead.
     """
 
     text: str
@@ -24,14 +28,14 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Whether the figure, as measured and not as printed, keeps to the limit."""
+        """Return whether the unrounded figure is within the limit."""
         return self.figure >= self.limit if self.least else self.figure <= self.limit
 
 
 def alternate(
     contenders: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, seconds: float = 0.2
 ) -> dict[str, float]:
-    """Median seconds per call of each contender over alternating rounds; each round repeats short calls."""
+    """Return the median seconds per call of each contender over alternating rounds; a round repeats short calls."""
     repeats = {}
     for name, call in contenders.items():
         call()
@@ -49,6 +53,6 @@ def alternate(
 
 
 def last_line(benchmark: str, goals: Iterable[Goal] = (), **results: Any) -> None:
-    """The one JSON object that a benchmark ends with, from which `make bench` makes its summary."""
-    judged = [asdict(goal) | {"figure": round(goal.figure, 4), "reached": goal.reached} for goal in goals]
-    print(json.dumps({"benchmark": benchmark, "goals": judged, **results}))
+    """Print the JSON object that ends a benchmark; `make bench` summarizes it."""
+    rows = [asdict(goal) | {"figure": round(goal.figure, 4), "reached": goal.reached} for goal in goals]
+    print(json.dumps({"benchmark": benchmark, "goals": rows, **results}))

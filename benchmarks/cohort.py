@@ -1,10 +1,10 @@
-"""Cohorts beside a process per cell and a Ray trial per cell, and beside the least that the arithmetic can take.
+"""Time cohorts beside one process per cell, one Ray trial per cell, and the lower bound of the arithmetic.
 
     .venv/bin/python benchmarks/cohort.py [--rounds 5] [--scenario table07]
 
-The teacher is trained once, before anything is timed. A shell loop runs a few cells a round, in turn, so that all of
-them ran by the end; its time is their rate times the number of cells. It is measured with one process at a time, which
-is what one would script, and with as many as there are slots.
+The teacher is trained once, before anything is timed. The shell loop runs a few cells per round, so that all cells have
+run by the end; its time is the measured rate times the number of cells. It is measured with one process at a time, as a
+script would do, and with as many processes as there are slots.
 """
 
 import argparse
@@ -24,11 +24,12 @@ import torch
 from _floor import floor
 from _measure import Goal, last_line
 
-from pld_grid import api, track
-from pld_grid.plan import make_plan
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.planning.plan import make_plan
+from pld_grid.service import calibrator, loading
+from pld_grid.service.workspace import Workspace
 from pld_grid.store import Receipt, Store
-from pld_grid.workspace import Workspace
+from pld_grid.track.database import prepare_database
 
 ROOT = Path(__file__).parent.parent
 SCENARIOS = {"table07": ["table07"], "tables 1, 2, 6": ["table01", "table02", "table06"]}
@@ -38,15 +39,15 @@ RUN = "from pld_grid.cli import script; script()"
 
 
 class Peak:
-    """Most memory of a process and its descendants, shared pages counted once; looked at every second."""
+    """The peak memory of a process and its descendants, shared pages counted once, sampled every second."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.bytes, self._ended = 0, threading.Event()
         self._process = psutil.Process(process.pid)
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._ended.wait(1.0):
             total = 0
             try:
@@ -57,36 +58,36 @@ class Peak:
             self.bytes = max(self.bytes, total)
 
     def stop(self) -> int:
-        """Ends the looking; returns the bytes."""
+        """Stop sampling; return the peak in bytes."""
         self._ended.set()
         self._thread.join()
         return self.bytes
 
 
 class Scenario:
-    """Some tables' students under `digits`, with their trained teacher and a calibration at hand."""
+    """The students of some tables under `digits`, with their trained teacher and a calibration."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.grids = [str(ROOT / "grids" / f"{table}.yaml") for table in SCENARIOS[name]]
-        loaded = api.load_grids(self.grids, "digits")
+        loaded = loading.load_grids(self.grids, "digits")
         self.machine = loaded[0].profile.machine
         self.template = folder / "template"
         self.template.mkdir(parents=True)
         workspace = Workspace(str(self.template / "store"), f"sqlite:///{self.template / 'mlflow.db'}")
-        track.prepare_database(workspace.tracking_uri)
+        prepare_database(workspace.tracking_uri)
         plan = make_plan(loaded)
         self.students: list[Cell] = [plan.cells[i] for i in plan.cells if i in plan.students]
         for cell in plan.cells.values():
             if cell.cell_id not in plan.students:
                 self._one_process(cell, self.template / "store")
-        api.calibrate(loaded, workspace)
+        calibrator.calibrate(loaded, workspace)
         self.epochs = self.students[0].epochs
         self.receipts: dict[str, dict[str, Receipt]] = {}
         self.sampled: dict[str, int] = {}
 
     def shell(self, name: str, count: int, at_a_time: int) -> tuple[float, int]:
-        """The next few cells, each in its own process: seconds for all students at that rate, and peak bytes."""
+        """Train the next cells, a process each; return the seconds for all students at that rate, and peak bytes."""
         store = self.folder / name
         if not store.exists():
             shutil.copytree(self.template / "store", store)
@@ -99,46 +100,59 @@ class Scenario:
             peaks = list(pool.map(lambda cell: self._one_process(cell, store), cells))
         seconds = (time.perf_counter() - started) / count * len(self.students)
         self.sampled[name] = first + count
-        self._note(name, store)
+        self._collect(name, store)
         return seconds, at_a_time * max(peaks)
 
     def _one_process(self, cell: Cell, store: Path) -> int:
-        given = self.folder / f"{cell.cell_id}.json"
-        given.write_text(cell.model_dump_json())
+        cell_file = self.folder / f"{cell.cell_id}.json"
+        cell_file.write_text(cell.model_dump_json())
         script = Path(__file__).parent / "_train_one.py"
-        command = [sys.executable, str(script), str(given), str(store), self.machine.model_dump_json()]
+        command = [sys.executable, str(script), str(cell_file), str(store), self.machine.model_dump_json()]
         process = subprocess.Popen(command, text=True)
         peak = Peak(process)
         assert process.wait() == 0
         return peak.stop()
 
     def service(self, name: str, *flags: str) -> tuple[float, float, int]:
-        """`pld-grid run`: seconds of the whole command, seconds from the first student to the last, peak bytes."""
+        """Run `pld-grid run`; return the seconds of the command, those from first student to last, and peak bytes."""
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.template, folder)
         store = folder / "store"
         started = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, "run", *self.grids, "--profile", "digits", "--store", str(store),
-             "--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", *flags],
-            stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                RUN,
+                "run",
+                *self.grids,
+                "--profile",
+                "digits",
+                "--store",
+                str(store),
+                "--tracking-uri",
+                f"sqlite:///{folder / 'mlflow.db'}",
+                *flags,
+            ],
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         peak = Peak(process)
         assert process.wait() == 0
         seconds = time.perf_counter() - started
-        found = self._note(name, store)
-        begun = min(receipt.provenance.started for receipt in found.values())
-        ended = max(receipt.provenance.ended for receipt in found.values())
+        receipts = self._collect(name, store)
+        begun = min(receipt.provenance.started for receipt in receipts.values())
+        ended = max(receipt.provenance.ended for receipt in receipts.values())
         return seconds, ended - begun, peak.stop()
 
-    def _note(self, name: str, store: Path) -> dict[str, Receipt]:
-        found = {cell.cell_id: Store(store).receipt(cell) for cell in self.students}
-        self.receipts[name] = {cell_id: receipt for cell_id, receipt in found.items() if receipt is not None}
+    def _collect(self, name: str, store: Path) -> dict[str, Receipt]:
+        receipts = {cell.cell_id: Store(store).receipt(cell) for cell in self.students}
+        self.receipts[name] = {cell_id: receipt for cell_id, receipt in receipts.items() if receipt is not None}
         return self.receipts[name]
 
     def floors(self) -> tuple[float, float, float]:
-        """Seconds of all epochs: of every student alone, summed; of all together; and of loading and the teacher."""
+        """Return the seconds of all epochs: students alone, summed; all together; loading and the teacher."""
         store = Store(self.template / "store")
         alone = sum(floor([cell], store) for cell in self.students)
         together = floor(self.students, store, FLOOR_EPOCHS)
@@ -146,7 +160,7 @@ class Scenario:
         return alone * self.epochs, together * self.epochs, shared * self.epochs
 
     def training_seconds(self, name: str) -> float:
-        """What the trainer itself took for its training epochs, summed over cohorts, by the rates it recorded."""
+        """Return the seconds of the trainer's training epochs, summed over cohorts, by the rates that it recorded."""
         cohorts: dict[tuple[float, ...], float] = {}
         for receipt in self.receipts[name].values():
             images = 1442 // receipt.cell.recipe.batch_size * receipt.cell.recipe.batch_size
@@ -155,11 +169,11 @@ class Scenario:
         return sum(cohorts.values())
 
     def same_numbers(self) -> bool:
-        """Whether all ways gave the same numbers and weights for every student, bit for bit."""
+        """Return whether all contenders gave the same numbers and weights for each student, bit for bit."""
         numbers = [
-            {cell_id: _numbers(receipt) for cell_id, receipt in found.items()} for found in self.receipts.values()
+            {cell_id: _numbers(receipt) for cell_id, receipt in receipts.items()} for receipts in self.receipts.values()
         ]
-        return all(len(found) == len(self.students) and found == numbers[0] for found in numbers)
+        return all(len(each) == len(self.students) and each == numbers[0] for each in numbers)
 
 
 def _numbers(receipt: Receipt) -> str:
@@ -168,13 +182,13 @@ def _numbers(receipt: Receipt) -> str:
 
 
 def measure(scenario: Scenario, rounds: int) -> tuple[dict[str, float], list[Goal]]:
-    """Alternates the ways; prints them and returns medians and goals."""
+    """Alternate the contenders; print them and return medians and goals."""
     count = -(-len(scenario.students) // rounds)
-    found: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
 
-    def note(**values: float) -> None:
+    def record(**values: float) -> None:
         for name, value in values.items():
-            found.setdefault(name, []).append(value)
+            figures.setdefault(name, []).append(value)
 
     for number in range(rounds):
         shell, shell_bytes = scenario.shell("shell", count, 1)
@@ -182,21 +196,33 @@ def measure(scenario: Scenario, rounds: int) -> tuple[dict[str, float], list[Goa
         single, single_span, single_bytes = scenario.service("single", "--cohort-size", "1")
         cohorts, cohorts_span, cohorts_bytes = scenario.service("cohorts")
         alone, together, shared = scenario.floors()
-        note(
-            shell=shell, pairs=pairs, single=single, cohorts=cohorts,
-            single_span=single_span, cohorts_span=cohorts_span,
-            alone=alone, together=together, shared=shared, training=scenario.training_seconds("cohorts"),
-            shell_bytes=shell_bytes, pairs_bytes=pairs_bytes, single_bytes=single_bytes, cohorts_bytes=cohorts_bytes,
-        )  # fmt: skip
-        print(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in found.items() if "bytes" not in k),
-              file=sys.stderr)  # fmt: skip
-    median = {name: statistics.median(values) for name, values in found.items()}
-    return median, _judge(scenario, median, max(found["cohorts_bytes"]))
+        record(
+            shell=shell,
+            pairs=pairs,
+            single=single,
+            cohorts=cohorts,
+            single_span=single_span,
+            cohorts_span=cohorts_span,
+            alone=alone,
+            together=together,
+            shared=shared,
+            training=scenario.training_seconds("cohorts"),
+            shell_bytes=shell_bytes,
+            pairs_bytes=pairs_bytes,
+            single_bytes=single_bytes,
+            cohorts_bytes=cohorts_bytes,
+        )
+        print(
+            f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in figures.items() if "bytes" not in k),
+            file=sys.stderr,
+        )
+    median = {name: statistics.median(values) for name, values in figures.items()}
+    return median, _judge(scenario, median, max(figures["cohorts_bytes"]))
 
 
 def _judge(scenario: Scenario, median: dict[str, float], peak: float) -> list[Goal]:
     n, name = len(scenario.students), scenario.name
-    # Two cohorts pay loading and teacher twice, and both floors have two slots.
+    # Two cohorts load and run the teacher twice, and both floors use two slots.
     parts = len({r.epochs[0].metrics["images_per_second"] for r in scenario.receipts["cohorts"].values()})
     floor_parts = median["together"] + (parts - 1) * median["shared"]
     allowed = median["alone"] / median["together"]
@@ -219,8 +245,10 @@ def _judge(scenario: Scenario, median: dict[str, float], peak: float) -> list[Go
         ("  of that loading and the teacher", "shared"),
     ):
         print(f"{text:44} {median[key]:9.1f}")
-    print(f"speed-up over cohort size 1: {reached:.2f} (whole command {median['single'] / median['cohorts']:.2f}); "
-          f"the floors allow {allowed:.2f}, and {median['alone'] / floor_parts:.2f} in {parts} cohorts")  # fmt: skip
+    print(
+        f"speed-up over cohort size 1: {reached:.2f} (whole command {median['single'] / median['cohorts']:.2f}); "
+        f"the floors allow {allowed:.2f}, and {median['alone'] / floor_parts:.2f} in {parts} cohorts"
+    )
     same = scenario.same_numbers()
     print(f"the same numbers bit for bit, all ways: {'yes' if same else 'NO'}")
     return [
@@ -237,12 +265,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scenario", choices=list(SCENARIOS), action="append")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     seconds, goals = {}, []
-    for name in given.scenario or SCENARIOS:
+    for name in arguments.scenario or SCENARIOS:
         with tempfile.TemporaryDirectory(prefix="pld_grid-bench-", ignore_cleanup_errors=True) as folder:
-            seconds[name], judged = measure(Scenario(name, Path(folder)), given.rounds)
+            seconds[name], judged = measure(Scenario(name, Path(folder)), arguments.rounds)
             goals += judged
     last_line("cohort", goals, seconds={k: {n: round(s, 2) for n, s in v.items()} for k, v in seconds.items()})
 

@@ -1,11 +1,11 @@
-"""Reading ImageNet on one core: timm's loader, torchvision's v2 transforms and the imagenet profile; cores per GPU.
+"""Time reading ImageNet on one core: timm's loader, torchvision's v2 transforms, the imagenet profile; cores per GPU.
 
 .venv/bin/python benchmarks/data.py [--gpu-images-per-second STUDENT/TEACHER=RATE]
 
 Every contender reads the same generated JPEGs (500x375 pixels, of ImageNet's usual file size) from a folder, in this
-process with one thread, and makes one batch of uint8 pixels. The files stay in the page cache: a disk is not measured.
-Two small differences remain: timm and torchvision draw a part again that does not fit, the profile clips it; timm's
-shorter side for validation is 235 pixels, the paper's 236.
+process with one thread, and returns one batch of uint8 pixels. The files are in the page cache: no disk is measured.
+Two small differences remain: timm and torchvision redraw a crop that does not fit, the profile clips it; timm's shorter
+side for validation is 235 pixels, the paper's 236.
 """
 
 import argparse
@@ -30,15 +30,15 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import pld_grid
-from pld_grid.api import load_profile
-from pld_grid.spec import Dataset
+from pld_grid.experiment.cell import Dataset
+from pld_grid.service.loading import load_profile
 from pld_grid.train.data.imagenet import load
 
 WIDTH, HEIGHT, SIZE, EVALUATION_CROP = 500, 375, 224, 0.95
 QUALITY, NOISE = 90, 22
 CLASSES, TRAIN_IMAGES, VALIDATION_IMAGES = 4, 256, 128
 COHORT = 6
-# Assumed, not measured: NVIDIA's figure for an H100 SXM (dense bfloat16), and the share of it that training keeps up.
+# Assumed, not measured: NVIDIA's figure for an H100 SXM (dense bfloat16), and the share of it that training reaches.
 PEAK_FLOP_PER_SECOND, UTILISATION = 989e12, 0.35
 GRIDS = sorted((Path(__file__).parent.parent / "grids").glob("table*.yaml"))
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -46,7 +46,7 @@ Contenders = dict[str, Callable[[], Tensor]]
 
 
 def photograph(seed: int) -> Image.Image:
-    """Smooth noise of all scales, shapes with hard edges, and grain; compresses like a photograph."""
+    """Return smooth noise of all scales, shapes with hard edges, and grain; it compresses like a photograph."""
     draws = np.random.default_rng(seed)
     pixels = np.full((HEIGHT, WIDTH, 3), 128, dtype=np.float32)
     for cells in (2, 4, 8, 16, 32, 64, 128):
@@ -64,7 +64,7 @@ def photograph(seed: int) -> Image.Image:
 
 
 def write_images(folder: Path) -> float:
-    """Writes both splits; returns the mean file size in bytes."""
+    """Write both splits; return the mean file size in bytes."""
     sizes = []
     for split, count in (("train", TRAIN_IMAGES), ("validation", VALIDATION_IMAGES)):
         for number in range(count):
@@ -86,10 +86,10 @@ def with_pillow(path: str) -> Tensor:
 
 
 class PillowCrop(v2.RandomResizedCrop):
-    """torchvision's random part, resized by Pillow straight from the whole image."""
+    """torchvision's random crop, resized by Pillow directly from the whole image."""
 
     def forward(self, image: Image.Image) -> Image.Image:
-        """The part, (SIZE, SIZE) pixels."""
+        """Return the crop, resized to (SIZE, SIZE) pixels."""
         part = self.make_params([image])
         left, top = part["left"], part["top"]
         box = (left, top, left + part["width"], top + part["height"])
@@ -97,7 +97,7 @@ class PillowCrop(v2.RandomResizedCrop):
 
 
 def torchvisions(folder: Path, loader: Callable[[str], object], *transforms: object) -> Callable[[], Tensor]:
-    """A contender: torchvision's folder, a way to decode, and its v2 transforms."""
+    """Return a contender: torchvision's folder, a decoder, and its v2 transforms."""
     images = ImageFolder(str(folder), v2.Compose(transforms), loader=loader)
 
     def batch() -> Tensor:
@@ -108,7 +108,7 @@ def torchvisions(folder: Path, loader: Callable[[str], object], *transforms: obj
 
 
 def timms(folder: Path, train: bool) -> Callable[[], Tensor]:
-    """A contender: what timm's `create_loader` runs in its workers, with the paper's recipe."""
+    """Return a contender: the work of `create_loader`'s workers in timm, with the paper's recipe."""
     transform = create_transform(
         SIZE, is_training=train, use_prefetcher=True, color_jitter=0, interpolation="bicubic", crop_pct=EVALUATION_CROP
     )
@@ -123,7 +123,7 @@ def timms(folder: Path, train: bool) -> Callable[[], Tensor]:
 
 
 def ours(folder: Path, train: bool) -> Callable[[], Tensor]:
-    """The imagenet profile, but for the number of classes."""
+    """Return a contender: the imagenet profile, with fewer classes."""
     splits = load(
         Dataset(name="imagenet", num_classes=CLASSES, image_size=SIZE), load_profile("imagenet").recipe, folder
     )
@@ -132,7 +132,7 @@ def ours(folder: Path, train: bool) -> Callable[[], Tensor]:
 
 
 def without_torchvision(batch: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The same, as it is where torchvision no longer decodes."""
+    """Return the contender with Pillow as decoder, as used where torchvision does not decode."""
 
     def batch_by_pillow() -> Tensor:
         with mock.patch.object(torchvision.io, "decode_jpeg", side_effect=RuntimeError):
@@ -149,7 +149,7 @@ def contenders(folder: Path, train: bool) -> Contenders:
         shorter = int(np.ceil(SIZE / EVALUATION_CROP))
         transforms = [v2.Resize(shorter, interpolation=BICUBIC, antialias=True), v2.CenterCrop(SIZE)]
     profile = ours(folder, train)
-    found = {
+    calls = {
         "timm": timms(files, train),
         "torchvision v2": torchvisions(files, with_torchvision, *transforms),
         "torchvision v2, read by Pillow": torchvisions(files, with_pillow, *transforms),
@@ -158,13 +158,13 @@ def contenders(folder: Path, train: bool) -> Contenders:
     }
     if train:
         by_pillow = (PillowCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor())
-        found["Pillow, resize(box=...)"] = torchvisions(files, lambda p: Image.open(p).convert("RGB"), *by_pillow)
-    return found
+        calls["Pillow, resize(box=...)"] = torchvisions(files, lambda p: Image.open(p).convert("RGB"), *by_pillow)
+    return calls
 
 
-def check(found: Contenders, train: bool) -> None:
-    """The contenders do the same work: the same shapes, and for validation the same pixels."""
-    batches = {name: call() for name, call in found.items()}
+def check(calls: Contenders, train: bool) -> None:
+    """Check that the contenders return the same shapes, and for validation the same pixels."""
+    batches = {name: call() for name, call in calls.items()}
     assert all(b.shape[1:] == (3, SIZE, SIZE) and b.dtype == torch.uint8 for b in batches.values())
     assert torch.equal(batches["imagenet profile"], batches["imagenet profile, read by Pillow"])
     if not train:
@@ -172,10 +172,10 @@ def check(found: Contenders, train: bool) -> None:
 
 
 def compare(folder: Path, train: bool) -> tuple[float, float]:
-    """Prints images per second on one core; returns the profile's rate, and its ratio to the faster of the peers'."""
-    found, count = contenders(folder, train), TRAIN_IMAGES if train else VALIDATION_IMAGES
-    check(found, train)
-    rates = {name: count / seconds for name, seconds in alternate(found).items()}
+    """Print images per second on one core; return the profile's rate, and its ratio to the fastest peer."""
+    calls, count = contenders(folder, train), TRAIN_IMAGES if train else VALIDATION_IMAGES
+    check(calls, train)
+    rates = {name: count / seconds for name, seconds in alternate(calls).items()}
     print(f"{'training' if train else 'validation':<36}{'images/s':>10}{'ms/image':>10}   one core, median")
     for name, rate in rates.items():
         print(f"  {name:<34}{rate:>10.0f}{1000 / rate:>10.2f}")
@@ -184,7 +184,7 @@ def compare(folder: Path, train: bool) -> tuple[float, float]:
 
 
 def forward_flops(architecture: str) -> int:
-    """Floating-point operations per image of 224 pixels; a multiplication and an addition count as two."""
+    """Return floating-point operations per image of 224 pixels; a multiply-add counts as two."""
     with torch.device("meta"), torch.inference_mode():
         model = timm.create_model(architecture, num_classes=1000).eval()
         counter = FlopCounterMode(display=False)
@@ -194,21 +194,21 @@ def forward_flops(architecture: str) -> int:
 
 
 def pairs() -> list[tuple[str, str]]:
-    """(student, teacher) of the ten tables, in their order."""
+    """Return (student, teacher) of the ten tables, in their order."""
     grids = pld_grid.load_grids(GRIDS, profile="imagenet")
     cells = [cell for grid in grids for cell in grid.cells() if cell.teacher is not None]
     return list(dict.fromkeys((c.student.architecture, c.teacher.student.architecture) for c in cells))
 
 
 def gpu_rates(student: str, teacher: str) -> Iterator[float]:
-    """Assumed images/s of one GPU: a student alone, with its teacher, a cohort. A backward pass is two forward ones."""
-    step, given = 3 * forward_flops(student), forward_flops(teacher)
-    for flops in (step, step + given, COHORT * step + given):
+    """Yield assumed images/s of one GPU: student alone, with teacher, a cohort. Backward costs two forward passes."""
+    step, teacher_flops = 3 * forward_flops(student), forward_flops(teacher)
+    for flops in (step, step + teacher_flops, COHORT * step + teacher_flops):
         yield PEAK_FLOP_PER_SECOND * UTILISATION / flops
 
 
 def print_cores(rate: float, measured: dict[str, float]) -> dict[str, list[float]]:
-    """Prints the cores that keep one GPU busy; returns them: student alone, with its teacher, in a cohort."""
+    """Print and return the cores that keep one GPU busy: student alone, with its teacher, in a cohort."""
     print(
         f"\nCores to feed one H100-class GPU. Assumed, not measured: {UTILISATION:.0%} of"
         f" {PEAK_FLOP_PER_SECOND / 1e12:.0f} TFLOP/s in bfloat16;\n3 forward passes per student and one per teacher."
@@ -229,8 +229,8 @@ def print_cores(rate: float, measured: dict[str, float]) -> dict[str, list[float
 def arguments() -> dict[str, float]:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gpu-images-per-second", action="append", default=[], metavar="STUDENT/TEACHER=RATE")
-    given = (text.split("=") for text in parser.parse_args().gpu_images_per_second)
-    return {pair.replace("/", " <- "): float(rate) for pair, rate in given}
+    pairs = (text.split("=") for text in parser.parse_args().gpu_images_per_second)
+    return {pair.replace("/", " <- "): float(rate) for pair, rate in pairs}
 
 
 def main() -> None:

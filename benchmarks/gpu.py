@@ -1,12 +1,12 @@
-r"""Training on a GPU: ResNet-50 <- ResNet-152, one student and cohorts of 3 and 6, beside a minimal loop over timm.
+r"""Time training on a GPU: ResNet-50 <- ResNet-152, one student and cohorts of 3 and 6, beside a minimal timm loop.
 
     .venv/bin/python benchmarks/gpu.py [--compile]
     .venv/bin/python benchmarks/gpu.py --device cpu --student test_resnet --teacher resnet10t --images 16 --size 32 \
         --batch 8
 
-The last one is a dry run: it goes through everything on a CPU, and its figures mean nothing. Images are synthetic,
-already in memory; both sides get the same batches from the same loader. The trainer is the real one, without
-validation and checkpoints. A round is an epoch of `--images`, and the device has finished when its clock stops.
+The second command is a dry run on a CPU; its figures mean nothing. Images are synthetic and in memory, and both sides
+use the same batches from the same loader. The trainer is the project's, without validation and checkpoints. A round is
+one epoch of `--images`; the clock stops when the device has finished.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from pld_grid.machine import MachineSettings
-from pld_grid.spec import Cell, Dataset, Loss, Model, Optimizer, Recipe
+from pld_grid.experiment.cell import Cell, Dataset, Loss, Model, Optimizer, Recipe
+from pld_grid.experiment.machine import MachineSettings
 from pld_grid.store import Provenance, Receipt, Store
 from pld_grid.store.claims import Claims
 from pld_grid.store.leases import Lease
@@ -37,7 +37,8 @@ from pld_grid.train.group import Group
 from pld_grid.train.loader import Batch, Loader
 from pld_grid.train.models import build_model, dump_weights
 from pld_grid.train.optim import build_schedule
-from pld_grid.train.surroundings import Surroundings
+from pld_grid.train.recorder import CellRecorder
+from pld_grid.train.run_context import RunContext
 from pld_grid.train.training import Training
 
 CLASSES = 1000
@@ -47,39 +48,47 @@ MINIMAL = "minimal timm loop"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEARNING_RATE, WEIGHT_DECAY = 5e-3, 0.02
 KD_ALPHA, KD_TAU = 0.1, 2.0
-# In this order, so that one student is the KD student of the minimal loop.
-LOSSES = [("kd", {"alpha": KD_ALPHA, "tau": KD_TAU}), ("dist", {}), ("pld", {}),
-          ("kd", {"tau": 4.0}), ("dist", {"tau": 4.0}), ("pld", {"tau": 2.0})]  # fmt: skip
-# Dense bfloat16 FLOP per second as NVIDIA's data sheets state them (half of the figure "with sparsity" where only
-# that is printed), by torch's name of the device. Others have no utilisation here.
+# The first is the KD student of the minimal loop.
+LOSSES = [
+    ("kd", {"alpha": KD_ALPHA, "tau": KD_TAU}),
+    ("dist", {}),
+    ("pld", {}),
+    ("kd", {"tau": 4.0}),
+    ("dist", {"tau": 4.0}),
+    ("pld", {"tau": 2.0}),
+]
+# Dense bfloat16 FLOP per second from NVIDIA's data sheets (half of the figure "with sparsity" where only that is
+# printed), by torch's name of the device. Utilisation of other devices is not reported.
 SOURCE = "NVIDIA's data sheets of A100, H100 SXM and H200 SXM"
 PEAKS = {r"NVIDIA A100[- ].*": 312e12, r"NVIDIA H100 80GB HBM3": 989e12, r"NVIDIA H200": 989e12}
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
-    """Six students of one teacher."""
+    """Return six students of one teacher."""
     recipe = Recipe(
         batch_size=options.batch, micro_batch_size=options.batch, mean=MEAN, std=STD, precision=options.precision
     )
     settings = Optimizer(name="lamb", learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
-    def cell(architecture: str, loss: str, given: dict[str, float], epochs: int, teacher: Cell | None = None) -> Cell:
+    def cell(
+        architecture: str, loss: str, hyperparameters: dict[str, float], epochs: int, teacher: Cell | None = None
+    ) -> Cell:
         return Cell(
             dataset=Dataset(name="imagenet", num_classes=CLASSES, image_size=options.size),
             recipe=recipe,
             teacher=teacher,
             student=Model(architecture=architecture),
-            loss=Loss(name=loss, hyperparameters=dict(losses.build(loss, **given).settings())),
+            loss=Loss(name=loss, hyperparameters=dict(losses.build(loss, **hyperparameters).settings())),
             optimizer=settings,
             epochs=epochs,
         )
 
     teacher = cell(options.teacher, "ce", {}, 1)
-    return [cell(options.student, loss, given, 100, teacher) for loss, given in LOSSES]
+    return [cell(options.student, loss, values, 100, teacher) for loss, values in LOSSES]
 
 
 def splits(options: argparse.Namespace) -> Splits:
-    """Random pixels and labels."""
+    """Return random pixels and labels."""
     generator = torch.Generator().manual_seed(0)
     shape = (options.images, 3, options.size, options.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -88,39 +97,42 @@ def splits(options: argparse.Namespace) -> Splits:
 
 
 def finish_teacher(store: Store, cell: Cell) -> None:
-    """Random weights, left in the store as those of a finished teacher: how good they are costs no time."""
+    """Store random weights as those of a finished teacher; their accuracy does not affect time."""
     store.write_cell(cell)
     now = time.time()
     model = build_model(cell.student, cell.dataset, cell.seed)
     store.write_receipt(
         Receipt(
-            cell=cell, state="finished", parameters=0, metrics={}, epochs=(),
+            cell=cell,
+            state="finished",
+            parameters=0,
+            metrics={},
+            epochs=(),
             weights_sha256=store.write_weights(cell.cell_id, dump_weights(model)),
             provenance=Provenance(commit="", versions={}, device="cpu", threads=1, started=now, ended=now),
         )
-    )  # fmt: skip
+    )
 
 
 class Ours:
-    """The project's trainer with so many students."""
+    """The project's trainer with these students."""
 
     def __init__(self, students: list[Cell], store: Path, machine: MachineSettings) -> None:
         self.count = len(students)
         self.reasons: list[str] = []
-        kept = Store(store)
-        claims = Claims(kept, Lease(kept, "benchmark"))
-        self.training = Training(
-            students,
-            kept,
-            Surroundings(store=str(store), machine=machine),
-            claims,
-            lambda event: self.reasons.append(event.reason),
-            lambda: None,
+        opened = Store(store)
+        recorder = CellRecorder(
+            opened,
+            RunContext(store=str(store), machine=machine),
+            Claims(opened, Lease(opened, "benchmark")),
             Group(),
+            on_event=lambda event: self.reasons.append(getattr(event, "reason", "")),
+            on_flush=lambda: None,
         )
+        self.training = Training(students, recorder)
 
     def __call__(self) -> None:
-        """Trains an epoch."""
+        """Train one epoch."""
         students = list(self.training.students)
         self.training._train(1, students)
         if len(self.training.students) != self.count:
@@ -128,11 +140,11 @@ class Ours:
 
 
 class MinimalLoop:
-    """One KD student as one writes it with timm's parts: no records, no cohort, nothing to resume."""
+    """One KD student, written with timm: no records, no cohort, no checkpoints."""
 
-    def __init__(self, options: argparse.Namespace, device: torch.device, given: Splits, cell: Cell) -> None:
+    def __init__(self, options: argparse.Namespace, device: torch.device, data_splits: Splits, cell: Cell) -> None:
         self.device, self.dtype = device, getattr(torch, options.precision)
-        loader = Loader(given, cell.recipe, 0, workers=options.workers, pin=device.type == "cuda")
+        loader = Loader(data_splits, cell.recipe, 0, workers=options.workers, pin=device.type == "cuda")
         self.batches = PrefetchLoader(_Epochs(loader), mean=MEAN, std=STD, device=device)
         self.student, self.teacher = (
             timm.create_model(name, num_classes=CLASSES).to(device=device, memory_format=torch.channels_last)
@@ -145,15 +157,15 @@ class MinimalLoop:
             self.student, self.teacher = torch.compile(self.student), torch.compile(self.teacher)
 
     def __call__(self) -> None:
-        """Trains an epoch."""
+        """Train one epoch."""
         self.student.train()
         for number, (pixels, target) in enumerate(self.batches):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 with torch.no_grad():
-                    taught = self.teacher(pixels)
+                    teacher_logits = self.teacher(pixels)
                 logits = self.student(pixels)
-            loss = distill(logits.float(), taught.float(), target)
+            loss = distill(logits.float(), teacher_logits.float(), target)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -161,17 +173,17 @@ class MinimalLoop:
 
 
 class _Epochs:
-    """The same epoch again and again, as timm's loader wants it."""
+    """An iterable that repeats one epoch, as timm's loader expects it."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.loader.train(1)
+        return self.loader.train_batches(1)
 
 
 def distill(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """KD out of torch's own functions."""
+    """Return the KD loss, from torch's functions."""
     divergence = functional.kl_div(
         functional.log_softmax(student / KD_TAU, 1),
         functional.log_softmax(teacher / KD_TAU, 1),
@@ -182,10 +194,10 @@ def distill(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
 
 
 def flops(architecture: str, size: int, *, training: bool) -> float:
-    """FLOP per image as torch counts them, two per multiplication with addition; of training with the backward pass."""
+    """Return FLOP per image as torch counts them, two per multiply-add; with the backward pass if `training`."""
     with torch.device("meta"):
         model: nn.Module = timm.create_model(architecture, num_classes=CLASSES).train(training)
-        # Two images: BatchNorm refuses one.
+        # Two images, because BatchNorm refuses one.
         pixels = torch.empty(2, 3, size, size)
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
         logits = model(pixels)
@@ -195,14 +207,14 @@ def flops(architecture: str, size: int, *, training: bool) -> float:
 
 
 class Memory:
-    """Peak memory of one contender among others that stay on the device: what it holds, and what a round adds."""
+    """Measure one contender's peak memory, apart from the contenders that remain on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.before = self._allocated()
 
     def peak(self, call: Callable[[], object]) -> int:
-        """Bytes, after a round that made the optimizer's state; 0 on a CPU, where torch does not count."""
+        """Return the peak bytes of a round, with the optimizer's state; 0 on a CPU, where torch does not count."""
         if self.device.type != "cuda":
             call()
             return 0
@@ -236,12 +248,12 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace, device: torch.device, store: Path) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds per round and peak bytes of every contender."""
-    students, given = cells(options), splits(options)
+    """Return the seconds per round and the peak bytes of every contender."""
+    students, data_splits = cells(options), splits(options)
     assert students[0].teacher is not None
     finish_teacher(Store(store), students[0].teacher)
-    # The trainer asks for its data by name; these images have none.
-    data.load = lambda *_: given
+    # The trainer loads its data by name; these images have none.
+    data.load = lambda *_: data_splits
     machine = MachineSettings(
         gpus_per_cohort=int(device.type == "cuda"),
         loader_workers=options.workers,
@@ -264,14 +276,14 @@ def measure(options: argparse.Namespace, device: torch.device, store: Path) -> t
         peaks[name] = memory.peak(call)
         calls[name] = call
 
-    add(MINIMAL, lambda: MinimalLoop(options, device, given, students[0]))
+    add(MINIMAL, lambda: MinimalLoop(options, device, data_splits, students[0]))
     for name, count in COHORTS.items():
         add(name, lambda count=count: Ours(students[:count], store, machine))  # type: ignore[misc]
     return alternate(calls, rounds=options.rounds, seconds=0), peaks
 
 
 def main() -> None:
-    """Prints a line per contender, and the goals as the last line."""
+    """Print a line per contender, and the goals as the last line."""
     options = arguments()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("No GPU here: nothing was measured.")

@@ -1,4 +1,4 @@
-"""PLD forward and backward beside the paper's Appendix C with autograd, KD, DIST, and the teacher's sort alone.
+"""Time PLD forward and backward beside the paper's Appendix C with autograd, KD, DIST, and the teacher's sort alone.
 
 .venv/bin/python benchmarks/loss.py
 """
@@ -11,13 +11,13 @@ import torch
 from _measure import Goal, alternate, last_line
 from torch import Tensor
 
-from pld_grid.train.losses import TeacherBatch, _teacher, build
+from pld_grid.train.losses import TeacherBatch, _teacher_batch, build
 
 SIZES = [(128, 10), (128, 100), (256, 1000), (2048, 1000), (64, 32000)]
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0)
 TOLERANCE = 1e-5
 
-# Width, heading and what it is, in the order of the table.
+# The columns of the table: width and heading by contender.
 COLUMNS = {
     "appendix": (11, "appendix C"),
     "pld": (8, "PLD"),
@@ -41,7 +41,7 @@ Objective = Callable[[Tensor, Tensor | TeacherBatch, Tensor], Tensor]
 
 
 def straightforward(student_NC: Tensor, teacher_NC: Tensor, target_N: Tensor) -> Tensor:
-    """The algorithm of Appendix C: sort, mask, gather, logcumsumexp, autograd."""
+    """Return the loss by the listing of Appendix C: sort, mask, gather, logcumsumexp, autograd."""
     order = torch.sort(teacher_NC, dim=-1).indices
     others = order[order != target_N[:, None]].view(len(order), -1)
     ranking = torch.cat([others, target_N[:, None]], dim=-1)
@@ -60,30 +60,30 @@ class Case:
 
     @classmethod
     def draw(cls, n: int, c: int) -> "Case":
-        """Normal logits of deviation 3, the same in every run."""
+        """Return normal logits of standard deviation 3, equal in every run."""
         torch.manual_seed(0)
         return cls((3 * torch.randn(n, c)).requires_grad_(), 3 * torch.randn(n, c), torch.randint(c, (n,)))
 
     def share(self) -> TeacherBatch:
-        """The teacher's batch as the students of a cohort get it, with nothing computed yet."""
+        """Return the teacher's batch as a cohort's students receive it, with nothing cached yet."""
         return TeacherBatch(self.teacher_NC, self.target_N)
 
     def step(self, loss: Objective, teacher: Tensor | TeacherBatch | None = None) -> tuple[Tensor, Tensor]:
-        """Forward and backward: the value, and the student's gradient."""
+        """Run forward and backward; return the value and the student's gradient."""
         self.student_NC.grad = None
         value = loss(self.student_NC, self.teacher_NC if teacher is None else teacher, self.target_N)
         value.backward()
         return value.detach(), self.student_NC.grad
 
     def sweep(self, shared: bool) -> None:
-        """One step each of five students that differ in PLD's temperature, on a batch that is new to them."""
+        """Run one step of five students that differ in PLD's temperature, on a new batch."""
         batch = self.share() if shared else None
         for tau in TEMPERATURES:
             self.step(build("pld", tau=tau), batch)
 
 
 def differences(case: Case) -> tuple[float, float]:
-    """PLD from Appendix C: the value, relative; the gradient, relative to its largest entry."""
+    """Return how far PLD is from Appendix C: the value, relative, and the gradient, relative to its largest entry."""
     ours, our_gradient = case.step(build("pld"))
     theirs, their_gradient = case.step(straightforward)
     gradient = (our_gradient - their_gradient).abs().max() / their_gradient.abs().max()
@@ -91,20 +91,20 @@ def differences(case: Case) -> tuple[float, float]:
 
 
 def rankings(case: Case, shared: bool) -> int:
-    """How often a sweep of temperatures has the teacher's logits sorted."""
-    with mock.patch.object(_teacher, "rank", wraps=_teacher.rank) as ranking:
+    """Return how often a sweep of temperatures sorts the teacher's logits."""
+    with mock.patch.object(_teacher_batch, "rank_classes", wraps=_teacher_batch.rank_classes) as ranking:
         case.sweep(shared)
     return ranking.call_count
 
 
 def measure(case: Case) -> dict[str, float]:
     pld, kd, dist = build("pld"), build("kd"), build("dist")
-    known = case.share()
+    shared = case.share()
     return alternate(
         {
             "appendix": lambda: case.step(straightforward),
             "pld": lambda: case.step(pld),
-            "shared": lambda: case.step(pld, known),
+            "shared": lambda: case.step(pld, shared),
             "sort": lambda: torch.sort(case.teacher_NC, dim=-1),
             "kd": lambda: case.step(kd),
             "dist": lambda: case.step(dist),
@@ -115,7 +115,7 @@ def measure(case: Case) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a table of milliseconds, and the ratios as the last line."""
+    """Print a table of milliseconds, and the ratios as the last line."""
     torch.set_num_threads(2)
     ratios, goals = {}, []
     headings = " ".join(f"{heading:>{width}}" for width, heading in COLUMNS.values())
@@ -139,7 +139,7 @@ def main() -> None:
     case = Case.draw(256, 1000)
     alone, together = rankings(case, shared=False), rankings(case, shared=True)
     print(f"rankings in a sweep of {len(TEMPERATURES)} temperatures: {together} shared, {alone} apart")
-    # The count of the separate ones shows that rankings are counted at all.
+    # The separate sweep shows that the counter works.
     goals += [
         Goal("rankings in a shared sweep of 5 temperatures", together, 1),
         Goal("rankings in a separate one", alone, len(TEMPERATURES), least=True),

@@ -1,4 +1,4 @@
-"""Training beside an MLflow that is healthy, down, slow, ill or about to lose its database, and beside none at all.
+"""Time training beside an MLflow that is healthy, down, slow, faulty or losing its database, and without MLflow.
 
     .venv/bin/python benchmarks/mirror.py [--rounds 3] [--only PostgreSQL]
 
@@ -24,14 +24,13 @@ from pathlib import Path
 
 from _measure import Goal, last_line
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "cluster"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "faults"))
-from mlflow_proxy import plain_server, proxy
-from service import isolated
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from cli_process import isolated
+from mlflow_proxy import proxy
+from mlflow_servers import plain_server
 
-from pld_grid import track
 from pld_grid.store import Store
+from pld_grid.track.database import prepare_database
 
 GRID = """
 cells:
@@ -43,16 +42,16 @@ cells:
 """
 CLOSED = "http://127.0.0.1:9"
 RUN = "from pld_grid.cli import script; script()"
-NO_MIRROR = "from pld_grid.track import Mirrorer; Mirrorer.start = lambda self: None; "
+NO_MIRROR = "from pld_grid.track.background_sync import BackgroundSync; BackgroundSync.start = lambda self: None; "
 NONE, SERVER = "no mirror at all", "server, healthy"
-ILL = ("server, down", "server, 10 s an answer", "server, always 500", "server, always 403")
+FAULTY = ("server, down", "server, 10 s an answer", "server, always 500", "server, always 403")
 ON_POSTGRES, RESTARTING = "server, PostgreSQL healthy", "server, PostgreSQL restarting"
-UP, DOWN = 5.0, 2.0  # seconds that PostgreSQL is there, and away
+UP_SECONDS, DOWN_SECONDS = 5.0, 2.0  # of PostgreSQL
 LIMIT = 1.05
 
 
 class Bench:
-    """One folder, in which each contender's run has another one."""
+    """A folder with one subfolder for each run."""
 
     def __init__(self, folder: Path, uris: dict[str, str]) -> None:
         self.folder, self.uris = folder, uris
@@ -61,7 +60,7 @@ class Bench:
         self.number = 0
 
     def run(self, name: str) -> tuple[float, float]:
-        """Seconds of training, and of the whole command."""
+        """Run a contender; return the seconds of training and of the whole command."""
         self.number += 1
         here = self.folder / f"run{self.number}"
         here.mkdir()
@@ -78,8 +77,8 @@ class Bench:
         if done.returncode != 0:
             sys.exit(f"{name}: {done.stderr[-2000:]}")
         store = Store(here / "store")
-        found = [receipt.provenance for i in store.cell_ids() if (receipt := store.receipt(i)) is not None]
-        return max(each.ended for each in found) - min(each.started for each in found), seconds
+        provenances = [receipt.provenance for i in store.cell_ids() if (receipt := store.receipt(i)) is not None]
+        return max(each.ended for each in provenances) - min(each.started for each in provenances), seconds
 
 
 def _has_postgres() -> bool:
@@ -89,7 +88,7 @@ def _has_postgres() -> bool:
 
 @contextmanager
 def on_postgres(folder: Path) -> Iterator[tuple[str, Callable[[], AbstractContextManager[None]]]]:
-    """The URI of a server, and what makes its PostgreSQL restart again and again while a block runs."""
+    """Yield the URI of a server, and a context in which its PostgreSQL restarts repeatedly."""
     import servers
     from restartable import Restartable
 
@@ -98,9 +97,9 @@ def on_postgres(folder: Path) -> Iterator[tuple[str, Callable[[], AbstractContex
         over = threading.Event()
 
         def restart() -> None:
-            while not over.wait(UP):
+            while not over.wait(UP_SECONDS):
                 unstable.stop()
-                over.wait(DOWN)
+                over.wait(DOWN_SECONDS)
                 unstable.start()
 
         thread = threading.Thread(target=restart)
@@ -114,27 +113,27 @@ def on_postgres(folder: Path) -> Iterator[tuple[str, Callable[[], AbstractContex
     with servers.postgres() as postgres:
         database, unstable = postgres.create("restarting"), Restartable(postgres)
         try:
-            track.prepare_database(postgres.uri("restarting", postgres.password))
+            prepare_database(postgres.uri("restarting", postgres.password))
             folder.mkdir()
             with plain_server(folder, database, {"PGPASSWORD": postgres.password}) as server:
                 yield server.uri, restarts
         finally:
-            # The one that was started last is not the one that `servers.postgres` ends.
+            # `servers.postgres` ends the first process, not the restarted one.
             unstable.stop()
 
 
 def measure(rounds: int, only: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Least seconds of training and of the command, by contender."""
+    """Return the least seconds of training and of the command, by contender."""
     with ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="pld_grid-bench-", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(temporary))
-        track.prepare_database(f"sqlite:///{folder / 'empty.db'}")
+        prepare_database(f"sqlite:///{folder / 'empty.db'}")
         shutil.copy(folder / "empty.db", folder / "server.db")
         server = stack.enter_context(plain_server(folder, f"sqlite:///{folder / 'server.db'}"))
-        healthy, *ill = (stack.enter_context(proxy(server.uri, delay=10)) for _ in range(4))
-        for each, fault in zip(ill, ("slow", "500", "403"), strict=True):
+        healthy, *faulty = (stack.enter_context(proxy(server.uri, delay=10)) for _ in range(4))
+        for each, fault in zip(faulty, ("slow", "500", "403"), strict=True):
             each.always(fault)
-        uris = dict(zip((SERVER, *ILL), (healthy.uri, CLOSED, *(each.uri for each in ill)), strict=True))
+        uris = dict(zip((SERVER, *FAULTY), (healthy.uri, CLOSED, *(each.uri for each in faulty)), strict=True))
         meanwhile: dict[str, Callable[[], AbstractContextManager[None]]] = {}
         if _has_postgres():
             uris[ON_POSTGRES], meanwhile[RESTARTING] = stack.enter_context(on_postgres(folder / "postgres"))
@@ -143,27 +142,27 @@ def measure(rounds: int, only: str) -> tuple[dict[str, float], dict[str, float]]
             print(f"{RESTARTING}: not measured: it needs PostgreSQL and the packages for tests", file=sys.stderr)
         bench = Bench(folder, uris)
         names = [NONE, *(name for name in ("sqlite, embedded", *uris) if only in name)]
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        times_by_name: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for number in range(rounds):
             for name in names:
                 with meanwhile.get(name, nullcontext)():
-                    found[name].append(bench.run(name))
-                print(f"round {number + 1}: {name} {found[name][-1][0]:.1f} s", file=sys.stderr, flush=True)
-    training = {name: min(each[0] for each in times) for name, times in found.items()}
-    return training, {name: min(each[1] for each in times) for name, times in found.items()}
+                    times_by_name[name].append(bench.run(name))
+                print(f"round {number + 1}: {name} {times_by_name[name][-1][0]:.1f} s", file=sys.stderr, flush=True)
+    training = {name: min(each[0] for each in times) for name, times in times_by_name.items()}
+    return training, {name: min(each[1] for each in times) for name, times in times_by_name.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="of the contenders, those with this in their name, and none at all")
+    parser.add_argument("--only", default="", help="only contenders with this in their name, besides none at all")
     arguments = parser.parse_args()
     training, command = measure(arguments.rounds, arguments.only)
     print(f"{'MLflow':30} {'training, s':>12} {'of none':>9} {'command, s':>11}")
     for name, seconds in training.items():
         print(f"{name:30} {seconds:12.1f} {seconds / training[NONE]:9.3f} {command[name]:11.1f}")
-    ill = [name for name in (*ILL, RESTARTING) if name in training]
-    goals = [Goal(f"{name}: training / without a mirror", training[name] / training[NONE], LIMIT) for name in ill]
+    faulty = [name for name in (*FAULTY, RESTARTING) if name in training]
+    goals = [Goal(f"{name}: training / without a mirror", training[name] / training[NONE], LIMIT) for name in faulty]
     last_line("mirror", goals, training=training, command=command)
 
 

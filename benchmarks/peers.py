@@ -1,15 +1,15 @@
-"""One distillation job by this project, by torchdistill, and by a minimal loop around timm's own parts.
+"""Time one distillation job in this project, in torchdistill, and in a minimal loop with timm.
 
 .venv/bin/python benchmarks/peers.py [--rounds 5] [--epochs 10]        (torchdistill: pip install -e ".[bench]")
 
 The job: a KD student of tables 1 and 7 under the profile `digits` with its optimizer, schedule and epochs, one thread,
 validation after every epoch. All sides get the same images, padded crop, models, initial weights and trained teacher.
-A side's time is its whole call: data and models made, every epoch loaded, taught, trained and validated. Ours writes
-its checkpoints, receipt and weights as always; the peers write nothing, log nothing and check no loss.
-Each round is another seed, and runs every side once, in turn.
+A side's time is its whole call: build data and models, then load, run the teacher, train and validate every epoch. Ours
+also writes its checkpoints, receipt and weights; the peers write nothing, log nothing and check no loss.
+Each round uses another seed and runs every side once.
 
 Three losses on one teacher are one cohort of KD, DIST and PLD here. The peers share nothing between runs and have no
-PLD, so theirs are three runs with KD (three times the measured one), which is generous to them.
+PLD, so they are charged three KD runs (three times the measured one), which favours them.
 """
 
 import argparse
@@ -37,14 +37,14 @@ from torch.utils.data import Dataset, RandomSampler, SequentialSampler
 from torchvision import transforms
 
 import pld_grid
-from pld_grid.grid import Grid
-from pld_grid.machine import MachineSettings
-from pld_grid.spec import Augmentation, Cell, Loss
+from pld_grid.experiment.cell import Augmentation, Cell, Loss
+from pld_grid.experiment.grid import Grid
+from pld_grid.experiment.machine import MachineSettings
 from pld_grid.store import Store
 from pld_grid.train import data, losses
 from pld_grid.train.cohort import train_cohort
 from pld_grid.train.models import build_model, load_weights
-from pld_grid.train.surroundings import Surroundings
+from pld_grid.train.run_context import RunContext
 
 GRIDS = Path(__file__).parents[1] / "grids"
 # Table 7's pair, then Table 1's.
@@ -55,7 +55,7 @@ WARM_UP_SEED = 1000
 
 @dataclass(frozen=True)
 class Job:
-    """A student to train and its trained teacher's weights; what each side is given."""
+    """The input of each side: a student to train, and the weights of its trained teacher."""
 
     cell: Cell
     teacher_weights: bytes
@@ -63,12 +63,12 @@ class Job:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of `create_optimizer_v2` besides the model."""
+        """Return the arguments of `create_optimizer_v2` besides the model."""
         settings = self.cell.optimizer
         return {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, **settings.options}
 
     def models(self) -> tuple[nn.Module, nn.Module]:
-        """The student with its seed's weights, and the teacher with the trained ones."""
+        """Return the student with its seed's initial weights, and the trained teacher."""
         teacher_cell = self.cell.teacher
         assert teacher_cell is not None
         teacher = build_model(teacher_cell.student, teacher_cell.dataset, teacher_cell.seed)
@@ -76,7 +76,7 @@ class Job:
         return build_model(self.cell.student, self.cell.dataset, self.cell.seed), teacher
 
     def images(self) -> tuple["Images", "Images"]:
-        """Training and validation images with a per-image transform, as both peers want them."""
+        """Return training and validation images with a per-image transform, as both peers expect them."""
         recipe, size = self.cell.recipe, self.cell.dataset.image_size
         last = [transforms.ConvertImageDtype(torch.float32), transforms.Normalize(recipe.mean, recipe.std)]
         crop = transforms.RandomCrop(size, padding=recipe.augmentation.padding)
@@ -115,8 +115,8 @@ def top1(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
 
 
 def ours(cells: Sequence[Cell], store: Path, machine: MachineSettings) -> float:
-    """A cohort of this project under the profile's machine settings; the first cell's top-1."""
-    train_cohort(cells, Surroundings(store=str(store), machine=machine))
+    """Train a cohort under the profile's machine settings; return the first cell's top-1."""
+    train_cohort(cells, RunContext(store=str(store), machine=machine))
     receipts = [Store(store).receipt(cell) for cell in cells]
     assert all(receipt is not None and receipt.state == "finished" for receipt in receipts)
     assert receipts[0] is not None
@@ -124,7 +124,7 @@ def ours(cells: Sequence[Cell], store: Path, machine: MachineSettings) -> float:
 
 
 def timm_loop(job: Job, *, tuned: bool = False) -> float:
-    """A minimal loop: timm's loader, optimizer and schedule, and nothing else; `tuned` adds what we found faster."""
+    """Train with timm's loader, optimizer and schedule only; `tuned` adds the settings that we found faster."""
     layout = torch.channels_last if tuned else torch.contiguous_format
     cell, recipe = job.cell, job.cell.recipe
     torch.manual_seed(cell.seed)
@@ -133,23 +133,37 @@ def timm_loop(job: Job, *, tuned: bool = False) -> float:
     teacher.eval().requires_grad_(False)
     loaders = []
     for images, training in zip(job.images(), (True, False), strict=True):
-        # create_loader puts its own transform in place, and has no padded crop.
+        # create_loader replaces the transform, and its own have no padded crop.
         transform = images.transform
         size = (cell.dataset.channels, cell.dataset.image_size, cell.dataset.image_size)
         loader = create_loader(
-            images, size, recipe.batch_size, is_training=training, no_aug=True, use_prefetcher=False,
-            num_workers=job.workers, device=torch.device("cpu"), mean=recipe.mean, std=recipe.std,
-        )  # fmt: skip
+            images,
+            size,
+            recipe.batch_size,
+            is_training=training,
+            no_aug=True,
+            use_prefetcher=False,
+            num_workers=job.workers,
+            device=torch.device("cpu"),
+            mean=recipe.mean,
+            std=recipe.std,
+        )
         images.transform = transform
         loaders.append(loader)
     train, validation = loaders
     switches = {"foreach": True} if tuned else {}
     optimizer = create_optimizer_v2(student, opt=cell.optimizer.name, **job.options, **switches)
     schedule, epochs = create_scheduler_v2(
-        optimizer, sched="cosine", num_epochs=cell.epochs - int(recipe.warmup_epochs), step_on_epochs=False,
-        warmup_epochs=int(recipe.warmup_epochs), warmup_prefix=True, updates_per_epoch=len(train),
-        warmup_lr=recipe.warmup_learning_rate, min_lr=recipe.final_learning_rate,
-    )  # fmt: skip
+        optimizer,
+        sched="cosine",
+        num_epochs=cell.epochs - int(recipe.warmup_epochs),
+        step_on_epochs=False,
+        warmup_epochs=int(recipe.warmup_epochs),
+        warmup_prefix=True,
+        updates_per_epoch=len(train),
+        warmup_lr=recipe.warmup_learning_rate,
+        min_lr=recipe.final_learning_rate,
+    )
     assert epochs == cell.epochs
     alpha, tau = (float(cell.loss.hyperparameters[name]) for name in ("alpha", "tau"))  # type: ignore[arg-type]
     accuracy = 0.0
@@ -159,10 +173,12 @@ def timm_loop(job: Job, *, tuned: bool = False) -> float:
             schedule.step_update(epoch * len(train) + number)
             pixels = pixels.contiguous(memory_format=layout)
             with torch.no_grad():
-                taught = teacher(pixels)
+                teacher_logits = teacher(pixels)
             logits = student(pixels)
             soft = functional.kl_div(
-                functional.log_softmax(logits / tau, -1), functional.softmax(taught / tau, -1), reduction="batchmean"
+                functional.log_softmax(logits / tau, -1),
+                functional.softmax(teacher_logits / tau, -1),
+                reduction="batchmean",
             )
             loss = alpha * functional.cross_entropy(logits, target) + (1 - alpha) * tau**2 * soft
             loss.backward()
@@ -173,11 +189,14 @@ def timm_loop(job: Job, *, tuned: bool = False) -> float:
 
 
 def torchdistill_config(job: Job, updates: int) -> dict[str, Any]:
-    """A training configuration as torchdistill's sample configs have it; its registered names are the keys."""
+    """Return a training configuration like torchdistill's sample configs, with its registered names as keys."""
     cell, recipe = job.cell, job.cell.recipe
     common = {"batch_size": recipe.batch_size, "num_workers": job.workers, "persistent_workers": job.workers > 0}
-    logits = {f"{who}_module_{what}": value for who in ("student", "teacher") for what, value in
-              (("path", "."), ("io", "output"))}  # fmt: skip
+    logits = {
+        f"{who}_module_{what}": value
+        for who in ("student", "teacher")
+        for what, value in (("path", "."), ("io", "output"))
+    }
     alpha, tau = cell.loss.hyperparameters["alpha"], cell.loss.hyperparameters["tau"]
     distillation = {"key": "KDLoss", "kwargs": {**logits, "temperature": tau, "alpha": alpha, "reduction": "batchmean"}}
     return {
@@ -194,21 +213,22 @@ def torchdistill_config(job: Job, updates: int) -> dict[str, Any]:
         },
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
-        # The whole module, not only its parameters: timm tells norm and bias by their names and shapes.
+        # The whole module, not only its parameters: timm recognizes norm and bias by their names and shapes.
         "optimizer": {"key": "timm", "kwargs": {"opt": cell.optimizer.name, **job.options}, "filters_params": False},
         "scheduler": {
             "key": "warm_cosine",
             "kwargs": {"warmup": round(recipe.warmup_epochs * updates), "updates": cell.epochs * updates},
             "scheduling_step": 1,
         },
-        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {
-            "kd": {"criterion": distillation, "weight": 1.0}
-        }}},
-    }  # fmt: skip
+        "criterion": {
+            "key": "WeightedSumLoss",
+            "kwargs": {"sub_terms": {"kd": {"criterion": distillation, "weight": 1.0}}},
+        },
+    }
 
 
 def warm_cosine(optimizer: torch.optim.Optimizer, warmup: int, updates: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """The profile's schedule for torchdistill, which takes torch's schedulers."""
+    """Return the profile's schedule as a torch scheduler, for torchdistill."""
 
     def factor(update: int) -> float:
         if update < warmup:
@@ -219,7 +239,7 @@ def warm_cosine(optimizer: torch.optim.Optimizer, warmup: int, updates: int) -> 
 
 
 def torchdistill_box(job: Job) -> float:
-    """torchdistill's DistillationBox, driven as its image classification example does."""
+    """Train with torchdistill's DistillationBox, as its image classification example does."""
     from torchdistill.core.distillation import get_distillation_box
     from torchdistill.optim.registry import register_optimizer, register_scheduler
 
@@ -227,7 +247,7 @@ def torchdistill_box(job: Job) -> float:
     register_scheduler(key="warm_cosine")(warm_cosine)
     torch.manual_seed(job.cell.seed)
     student, teacher = job.models()
-    # torchdistill freezes the teacher's parameters but leaves its mode to the caller.
+    # torchdistill freezes the teacher's parameters but does not set its mode.
     teacher.eval()
     train, validation = job.images()
     config = torchdistill_config(job, len(train) // job.cell.recipe.batch_size)
@@ -252,7 +272,7 @@ PEERS: dict[str, Callable[[Job], float]] = {
     "timm loop": timm_loop,
     "timm loop, tuned": partial(timm_loop, tuned=True),
 }
-# Stated without a goal: nobody writes it without having measured what we did.
+# Reported without a goal: writing it takes the measurements that this project made.
 STATED = ("timm loop, tuned",)
 
 
@@ -261,13 +281,13 @@ STATED = ("timm loop, tuned",)
 
 @dataclass
 class Measured:
-    """What one pair's rounds gave: seconds of a side's call, and the top-1 of its KD student."""
+    """The results of one pair's rounds: seconds of each side's call, and the top-1 of its KD student."""
 
     seconds: dict[str, list[float]]
     top1: dict[str, list[float]]
 
     def add(self, side: str, call: Callable[[], float]) -> None:
-        """Runs a side once."""
+        """Run a side once and record its results."""
         started = time.perf_counter()
         accuracy = call()
         self.seconds.setdefault(side, []).append(time.perf_counter() - started)
@@ -275,7 +295,7 @@ class Measured:
 
 
 def kd_cell(grid: Grid, epochs: int | None) -> Cell:
-    """The grid's KD student with the cross-entropy term, under the profile's base optimizer."""
+    """Return the grid's KD student with the cross-entropy term, under the profile's base optimizer."""
     cell = next(
         c for c in grid.cells() if c.loss == default_loss("kd") and c.optimizer.name == "lamb" and c.teacher is not None
     )
@@ -286,22 +306,22 @@ def kd_cell(grid: Grid, epochs: int | None) -> Cell:
 
 
 def default_loss(name: str) -> Loss:
-    """A loss with its default hyperparameters."""
+    """Return a loss with its default hyperparameters."""
     return Loss(name=name, hyperparameters=losses.build(name).settings())
 
 
 def measure(cell: Cell, machine: MachineSettings, rounds: int, peers: Sequence[str]) -> Measured:
-    """Trains the teacher, then runs every side once a round, each round under its own seed."""
+    """Train the teacher, then run every side once per round, each round with its own seed."""
     assert cell.teacher is not None
     with tempfile.TemporaryDirectory() as folder:
-        taught = Path(folder) / "teacher"
-        train_cohort([cell.teacher], Surroundings(store=str(taught), machine=machine))
-        weights = Store(taught).weights_of(cell.teacher)
+        teacher_store = Path(folder) / "teacher"
+        train_cohort([cell.teacher], RunContext(store=str(teacher_store), machine=machine))
+        weights = Store(teacher_store).read_weights(cell.teacher)
 
         def cohort(seed: int, names: Sequence[str]) -> Callable[[], float]:
-            # A store of its own with the teacher in it, made outside the measured time.
+            # A copy of the store with the teacher, made before the clock starts.
             store = Path(tempfile.mkdtemp(dir=folder)) / "store"
-            shutil.copytree(taught, store)
+            shutil.copytree(teacher_store, store)
             cells = [cell.model_copy(update={"seed": seed, "loss": default_loss(name)}) for name in names]
             return partial(ours, cells, store, machine)
 
@@ -314,25 +334,25 @@ def measure(cell: Cell, machine: MachineSettings, rounds: int, peers: Sequence[s
                 job = Job(cell.model_copy(update={"seed": seed}), weights, workers[peer])
                 measured.add(peer, partial(PEERS[peer], job))
             measured.add("ours, three losses", cohort(seed, LOSSES))
-    # A cell's numbers do not depend on its company.
+    # A cell's numbers do not depend on its cohort.
     assert measured.top1["ours"] == measured.top1["ours, three losses"]
     return measured
 
 
 def faster_workers(peer: str, cell: Cell, weights: bytes) -> int:
-    """The number of loader processes with which a peer is faster, the best of two whole jobs each; also its warm-up."""
-    warm_up, tried = cell.model_copy(update={"seed": WARM_UP_SEED}), Measured({}, {})
+    """Return the number of loader processes that is faster for a peer, by the best of two jobs each; also warms up."""
+    warm_up, trials = cell.model_copy(update={"seed": WARM_UP_SEED}), Measured({}, {})
     for _ in range(2):
         for workers in (0, 2):
-            tried.add(str(workers), partial(PEERS[peer], Job(warm_up, weights, workers)))
-    best = {int(workers): min(seconds) for workers, seconds in tried.seconds.items()}
+            trials.add(str(workers), partial(PEERS[peer], Job(warm_up, weights, workers)))
+    best = {int(workers): min(seconds) for workers, seconds in trials.seconds.items()}
     chosen = min(best, key=best.__getitem__)
     print(f"  {peer}: {best[0]:.2f} s without loader processes, {best[2]:.2f} s with two; measured with {chosen}")
     return chosen
 
 
 def judge(pair: str, cell: Cell, measured: Measured, peers: Sequence[str]) -> tuple[list[Goal], dict[str, float]]:
-    """Prints the pair's table; returns its goals and ratios."""
+    """Print the pair's table; return its goals and ratios."""
     median = {side: statistics.median(values) for side, values in measured.seconds.items()}
     train = data.load(cell.dataset, cell.recipe).train
     images = cell.epochs * (len(train) // cell.recipe.batch_size) * cell.recipe.batch_size
@@ -366,7 +386,7 @@ def judge(pair: str, cell: Cell, measured: Measured, peers: Sequence[str]) -> tu
 
 
 def standard_errors_apart(first: Sequence[float], second: Sequence[float]) -> float:
-    """The distance of two means in standard errors of their difference."""
+    """Return the distance of two means in standard errors of their difference."""
     distance = abs(statistics.mean(first) - statistics.mean(second))
     error = math.sqrt(statistics.variance(first) / len(first) + statistics.variance(second) / len(second))
     if error == 0:
@@ -375,7 +395,7 @@ def standard_errors_apart(first: Sequence[float], second: Sequence[float]) -> fl
 
 
 def main() -> None:
-    """Prints a table per pair, and the goals and ratios as the last line."""
+    """Print a table per pair, and the goals and ratios as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each with its own seed (at least 2)")
     parser.add_argument(

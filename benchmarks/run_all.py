@@ -1,8 +1,8 @@
-"""Runs every benchmark, one after the other, and ends with one table of all goals: `make bench`.
+"""Run all benchmarks one after the other and print one table of all goals: `make bench`.
 
     .venv/bin/python benchmarks/run_all.py [NAME ...]
 
-A goal that is missed is a result like any other; the exit code is 1 only if a benchmark did not come to its end.
+A missed goal is a valid result. The exit code is 1 only if a benchmark failed.
 """
 
 import json
@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 FOLDER = Path(__file__).parent
-# The helpers and this file aside, every script here is a benchmark.
+# Every script here except the helpers and this file is a benchmark.
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith(("_", "run_all")))
 
 
 def run(name: str) -> dict[str, object] | None:
-    """Runs one benchmark, passing on what it prints; its last line as an object, or None if it failed."""
+    """Run one benchmark and print its output; return its last line as an object, or None if it failed."""
     last = ""
     process = subprocess.Popen([sys.executable, str(FOLDER / f"{name}.py")], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,14 +1,15 @@
-"""The service itself at 10,000 cells: expanding them, finding them finished, reporting them, hearing from them.
+"""The service at 10,000 cells: expand a grid, detect finished cells, report, process events.
 
 .venv/bin/python benchmarks/scale.py [--cells 10000]
 
-Everything goes through the real code: commands are processes of their own (interpreter start and imports included),
-the store's receipts are written by the store. Of MLflow's runs only a sample is logged one by one, which would take
-minutes; the others are the same rows written at once (checked, see `mirror_all`), with the receipt as their artifact.
+Commands run as separate processes (interpreter start and imports included), and the store writes its receipts itself.
+Logging every cell in MLflow would take minutes: a sample is logged by the tracker, the others are written as the same
+rows in one transaction (`mirror_all` checks that they are equal), with the receipt as their artifact.
 """
 
 import argparse
 import contextlib
+import math
 import os
 import shutil
 import statistics
@@ -20,24 +21,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _measure import Goal, alternate, last_line
-from _scale_parts import (
-    NAME,
-    POINTS,
-    Spent,
-    checkpoint_all,
-    finish_all,
-    grid_text,
-    mirror_all,
-    pld_grid,
-)
+from _scale_parts import NAME, POINTS, Usage, checkpoint_all, finish_all, grid_text, mirror_all, pld_grid
 from rich.console import Console
 
-from pld_grid import api
-from pld_grid.events import Event
-from pld_grid.progress import Progress
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.experiment.events import CellStarted, EpochCompleted
+from pld_grid.experiment.grid import Grid
+from pld_grid.service import loading
+from pld_grid.service.progress import ProgressDisplay
 from pld_grid.store import Store
-from pld_grid.track import Mirrorer, Tracker
+from pld_grid.track.background_sync import BackgroundSync
+from pld_grid.track.parent_runs import ParentRun
+from pld_grid.track.tracker import Tracker
 
 ROUNDS = 5
 SAMPLE = 100  # cells that are logged in MLflow one by one
@@ -48,7 +43,7 @@ NOTHING_TO_DO = "Nothing to train"
 
 
 class Scale:
-    """A folder with grids (all cells, a fifth of them, one seed's), one store and one MLflow."""
+    """A folder with three grids (all cells, a fifth of them, one seed), one store and one MLflow database."""
 
     def __init__(self, folder: Path, cells: int) -> None:
         self.folder, self.sizes = folder, {"start": POINTS, "few": cells // 5, "many": cells}
@@ -59,35 +54,35 @@ class Scale:
         self.database = folder / "mlflow.db"
 
     def grid_path(self, name: str) -> Path:
-        """A grid's file; both grids have one name, so that MLflow's tags are the same."""
+        """Return a grid's file; the grids share one name, so that MLflow's tags are equal."""
         return self.folder / name / f"{NAME}.yaml"
 
-    def load(self, name: str) -> api.Grid:
-        """Expands a grid in this process."""
-        return api.load_grids([self.grid_path(name)], max_cells=self.sizes["many"])[0]
+    def load(self, name: str) -> Grid:
+        """Expand a grid in this process."""
+        return loading.load_grids([self.grid_path(name)], max_cells=self.sizes["many"])[0]
 
     def fill(self, name: str) -> float:
-        """Finishes a grid's cells and brings MLflow up to date; seconds per cell logged one by one."""
+        """Finish a grid's cells and log them; return the seconds per cell of the logged sample."""
         cells = {cell.cell_id: cell for cell in self.load(name).cells()}
         finish_all(self.store, cells.values())
         return mirror_all(Tracker(self.store, f"sqlite:///{self.database}"), self.database, cells, SAMPLE)
 
-    def command(self, command: str, name: str, *arguments: str, store: str = "", database: str = "") -> Spent:
-        """Runs a command on a grid, with this store and MLflow or others."""
-        given = [command, str(self.grid_path(name)), "--max-cells", str(self.sizes["many"])]
-        given += ["--store", str(self.folder / store) if store else self.store.uri]
+    def command(self, command: str, name: str, *arguments: str, store: str = "", database: str = "") -> Usage:
+        """Run a command on a grid, with this or another store and MLflow database."""
+        options = [command, str(self.grid_path(name)), "--max-cells", str(self.sizes["many"])]
+        options += ["--store", str(self.folder / store) if store else self.store.uri]
         if command != "plan":
-            given += ["--tracking-uri", f"sqlite:///{self.folder / database if database else self.database}"]
-        return pld_grid(self.folder, *given, *arguments, until=NOTHING_TO_DO)
+            options += ["--tracking-uri", f"sqlite:///{self.folder / database if database else self.database}"]
+        return pld_grid(self.folder, *options, *arguments, until=NOTHING_TO_DO)
 
-    def report(self, name: str, source: str) -> Spent:
-        """Reports into an empty folder."""
+    def report(self, name: str, source: str) -> Usage:
+        """Write the report into an empty folder."""
         out = self.folder / f"report-{source}-{name}"
         shutil.rmtree(out, ignore_errors=True)
         return self.command("report", name, "--from", source, "--out", str(out))
 
     def check_reports(self) -> None:
-        """Both sources must give the same files."""
+        """Stop unless both sources give the same files."""
         folders = [self.folder / f"report-{source}-many" for source in ("store", "mlflow")]
         files = [
             {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} for out in folders
@@ -97,24 +92,24 @@ class Scale:
 
 
 def expansion(scale: Scale) -> tuple[dict[str, float], float]:
-    """Seconds of `load_grids` in a process that has torch loaded, by grid; bytes that a cell of a grid takes."""
+    """Return the seconds of `load_grids` by grid, with torch loaded before, and the bytes per cell of a grid."""
     loads = {name: lambda name=name: scale.load(name) for name in ("few", "many")}
     times = alternate(loads, rounds=ROUNDS, seconds=0)
     tracemalloc.start()
     grid = scale.load("many")
-    held = tracemalloc.get_traced_memory()[0] / len(grid.entries)
+    bytes_per_cell = tracemalloc.get_traced_memory()[0] / len(grid.entries)
     tracemalloc.stop()
-    return times, held
+    return times, bytes_per_cell
 
 
-def median_of(spent: Sequence[Spent]) -> Spent:
-    """The median of every figure."""
-    figures = [statistics.median(getattr(each, name) for each in spent) for name in ("said", "seconds", "cpu", "peak")]
-    return Spent(*figures, lines=spent[-1].lines)
+def take_medians(usages: Sequence[Usage]) -> Usage:
+    """Return the median of every figure."""
+    figures = [statistics.median(getattr(u, name) for u in usages) for name in ("decided", "seconds", "cpu", "peak")]
+    return Usage(*figures, lines=usages[-1].lines)
 
 
-def commands(scale: Scale) -> dict[str, Spent]:
-    """All commands in turn on the whole grid, where everything is finished and in MLflow."""
+def commands(scale: Scale) -> dict[str, Usage]:
+    """Run all commands in turn on the whole grid, whose cells are all finished and logged."""
     calls = {
         f"plan --json, {POINTS} cells": lambda: scale.command("plan", "start", "--json", store="nothing"),
         "plan --json, empty store": lambda: scale.command("plan", "many", "--json", store="nothing"),
@@ -122,17 +117,17 @@ def commands(scale: Scale) -> dict[str, Spent]:
         "report --from store": lambda: scale.report("many", "store"),
         "report --from mlflow": lambda: scale.report("many", "mlflow"),
     }
-    found: dict[str, list[Spent]] = {name: [] for name in calls}
+    usages: dict[str, list[Usage]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, call in calls.items():
-            found[name].append(call())
+            usages[name].append(call())
     scale.check_reports()
-    return {name: median_of(spent) for name, spent in found.items()}
+    return {name: take_medians(runs) for name, runs in usages.items()}
 
 
-def commands_on_few(scale: Scale) -> dict[str, Spent]:
-    """The same commands once, on a fifth of the cells: for how memory grows."""
-    scale.command("plan", "start")  # Python compiles what is new to it
+def commands_on_few(scale: Scale) -> dict[str, Usage]:
+    """Run the same commands once on a fifth of the cells, to see how memory grows."""
+    scale.command("plan", "start")  # Python writes its bytecode files
     return {
         "plan --json, empty store": scale.command("plan", "few", "--json", store="nothing"),
         "run, MLflow up to date": scale.command("run", "few"),
@@ -142,35 +137,36 @@ def commands_on_few(scale: Scale) -> dict[str, Spent]:
 
 
 def event_cpu(cells: Sequence[Cell], folder: Path) -> tuple[float, float]:
-    """CPU seconds of this process per epoch that a running cell reports: median, and the first time of a cell.
+    """Return the CPU seconds per reported epoch of a cell: the median, and those of a cell's first report.
 
-    Included: the display's bookkeeping, the mirror's thread, MLflow's client with its sqlite, the store's reads.
+    They include the display's bookkeeping, the mirror's thread, MLflow's client with sqlite and the store's reads.
     """
     store = Store(folder / "events")
     tracker = Tracker(store, f"sqlite:///{folder / 'events.db'}")
     ids = [cell.cell_id for cell in cells]
-    tracker.start_submission(NAME, profile="digits", cells=dict.fromkeys(ids, (NAME,)), trained=ids, summary={})
-    progress = Progress(cells, 0, Console(quiet=True))
-    mirror = Mirrorer(tracker, replay=False)
+    cells_of_grid = dict.fromkeys(ids, (NAME,))
+    tracker.parent_runs.start(ParentRun(name=NAME, profile="digits", cells=cells_of_grid, trained=tuple(ids)))
+    progress = ProgressDisplay(cells, 0, Console(quiet=True))
+    mirror = BackgroundSync(tracker)
     mirror.start()
-    took = []
+    seconds = []
     for epoch in range(1, ROUNDS + 2):
         checkpoint_all(store, cells, epoch)
         started = time.process_time()
         for cell in cells:
-            progress.hear(Event("epoch", cell.cell_id, epoch, {"top1": 50.0 + epoch}))
-            mirror.mark(cell.cell_id)
+            progress.on_event(EpochCompleted(cell.cell_id, epoch, {"top1": 50.0 + epoch}))
+            mirror.request_sync(cell.cell_id)
         while mirror.pending():
             time.sleep(0.05)
-        took.append((time.process_time() - started) / len(cells))
+        seconds.append((time.process_time() - started) / len(cells))
     if mirror.close():
         raise SystemExit("the mirror did not keep up")
-    return statistics.median(took[1:]), took[0]
+    return statistics.median(seconds[1:]), seconds[0]
 
 
 def display_cpu(cells: Sequence[Cell]) -> float:
-    """CPU seconds per second of the display in a terminal while cells run and none reports."""
-    terminal, behind = os.openpty()
+    """Return the CPU seconds per second of the display in a terminal while cells run and none reports."""
+    terminal, slave = os.openpty()
 
     def drain() -> None:
         # Reading fails once the other end is closed.
@@ -179,17 +175,17 @@ def display_cpu(cells: Sequence[Cell]) -> float:
                 pass
 
     threading.Thread(target=drain, daemon=True).start()
-    console = Console(file=os.fdopen(behind, "w", encoding="utf-8"), force_terminal=True, width=120)
-    with Progress(cells, 0, console) as progress:
+    console = Console(file=os.fdopen(slave, "w", encoding="utf-8"), force_terminal=True, width=120)
+    with ProgressDisplay(cells, 0, console) as progress:
         for cell in cells:
-            progress.hear(Event("started", cell.cell_id))
+            progress.on_event(CellStarted(cell.cell_id))
         started, cpu = time.perf_counter(), time.process_time()
         time.sleep(DISPLAY_SECONDS)
         return (time.process_time() - cpu) / (time.perf_counter() - started)
 
 
 def main() -> None:
-    """Prints a table, and the goals as the last line."""
+    """Print a table, and the goals as the last line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--cells", type=int, default=10_000, help=f"a multiple of {5 * POINTS}")
     cells = parser.parse_args().cells
@@ -200,27 +196,28 @@ def main() -> None:
 
 
 def measure(scale: Scale) -> None:
+    """Measure everything and print it."""
     few, many = scale.sizes["few"], scale.sizes["many"]
-    expanding, held = expansion(scale)
+    expanding, bytes_per_cell = expansion(scale)
     print(f"{'expand in process':28} {few:>6} cells {expanding['few']:7.2f} s")
-    print(f"{'':28} {many:>6} cells {expanding['many']:7.2f} s, {held:.0f} bytes held per cell")
+    print(f"{'':28} {many:>6} cells {expanding['many']:7.2f} s, {bytes_per_cell:.0f} bytes per cell")
 
     scale.fill("few")
     small = commands_on_few(scale)
     logging_seconds = scale.fill("many")
     print(f"{'log a finished cell':28} {'':>12} {1000 * logging_seconds:7.1f} ms, each alone, sqlite")
     big = commands(scale)
-    big["run, MLflow knows nothing"] = first = scale.command("run", "many", database="fresh.db")
+    big["run, MLflow empty"] = first = scale.command("run", "many", database="fresh.db")
     heads = ("decided", "whole", "CPU", "peak MiB", f"at {few}")
     print(f"\n{'command':28} {' '.join(f'{head:>9}' for head in heads)} {'bytes/cell':>11}")
     growth = {}
-    for name, spent in big.items():
-        said = "" if spent.said != spent.said else f"{spent.said:.2f} s"
-        start = f"{name:28} {said:>9} {spent.seconds:7.2f} s {spent.cpu:7.2f} s {spent.peak:9.0f}"
+    for name, usage in big.items():
+        decided = "" if math.isnan(usage.decided) else f"{usage.decided:.2f} s"
+        start = f"{name:28} {decided:>9} {usage.seconds:7.2f} s {usage.cpu:7.2f} s {usage.peak:9.0f}"
         if name not in small:
             print(start)
             continue
-        growth[name] = (spent.peak - small[name].peak) * 2**20 / (many - few)
+        growth[name] = (usage.peak - small[name].peak) * 2**20 / (many - few)
         print(f"{start} {small[name].peak:9.0f} {growth[name]:11.0f}")
     print("".join(f"  {line}\n" for line in first.lines.splitlines() if "MLflow" in line), end="")
 
@@ -239,15 +236,15 @@ def measure(scale: Scale) -> None:
         "scale",
         [
             Goal(f"expanding {many} cells, seconds", expanding["many"], 2),
-            Goal(f"run decides that {many} cells are finished, seconds", big["run, MLflow up to date"].said, 10),
-            Goal("the same when MLflow knows none of them, seconds", first.said, 10),
+            Goal(f"run decides that {many} cells are finished, seconds", big["run, MLflow up to date"].decided, 10),
+            Goal("the same with an empty MLflow, seconds", first.decided, 10),
             Goal(f"report from {many} MLflow runs, seconds", big["report --from mlflow"].seconds, 20),
         ],
         cells=many,
-        seconds={name: round(spent.seconds, 2) for name, spent in big.items()},
-        peak_mib={name: round(spent.peak) for name, spent in big.items()},
+        seconds={name: round(usage.seconds, 2) for name, usage in big.items()},
+        peak_mib={name: round(usage.peak) for name, usage in big.items()},
         growth_bytes_per_cell={name: round(figure) for name, figure in growth.items()},
-        grid_bytes_per_cell=round(held),
+        grid_bytes_per_cell=round(bytes_per_cell),
         log_ms_per_cell=round(1000 * logging_seconds, 1),
         event_cpu_ms=round(1000 * event, 2),
         display_core_percent=round(100 * display, 2),

@@ -1,4 +1,4 @@
-"""All ten tables under `digits` as `make tables` runs them, from nothing: how long, and how well that was foretold.
+"""All ten tables under `digits`, as `make tables` runs them: wall-clock time, and the error of its forecast.
 
 .venv/bin/python benchmarks/tables.py [--keep FOLDER]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from _measure import Goal, last_line
 
-from pld_grid import api
+from pld_grid.service import loading
 from pld_grid.store import Receipt, Store
 
 GRIDS = sorted(str(path) for path in (Path(__file__).parent.parent / "grids").glob("table*.yaml"))
@@ -32,9 +32,8 @@ def command(folder: Path, name: str, *flags: str) -> tuple[float, str]:
         arguments += ["--tracking-uri", f"sqlite:///{database}", "--report", str(folder / "report")]
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", "from pld_grid.cli import script; script()", *arguments],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", "from pld_grid.cli import script; script()", *arguments], capture_output=True, text=True
+    )
     seconds = time.perf_counter() - started
     if done.returncode != 0:
         sys.exit(f"{name} failed: {done.stderr[-2000:]}")
@@ -43,22 +42,22 @@ def command(folder: Path, name: str, *flags: str) -> tuple[float, str]:
 
 def students(folder: Path) -> list[list[Receipt]]:
     """The receipts by wave: teachers first."""
-    cells = {cell.cell_id: cell for grid in api.load_grids(GRIDS, "digits") for cell in grid.cells()}
-    found = [receipt for cell in cells.values() if (receipt := Store(folder / "store").receipt(cell)) is not None]
-    assert len(found) == len(cells)
-    taught = {cell.teacher.cell_id for cell in cells.values() if cell.teacher is not None}
-    return [[r for r in found if (r.cell.cell_id in taught) is first] for first in (True, False)]
+    cells = {cell.cell_id: cell for grid in loading.load_grids(GRIDS, "digits") for cell in grid.cells()}
+    receipts = [receipt for cell in cells.values() if (receipt := Store(folder / "store").receipt(cell)) is not None]
+    assert len(receipts) == len(cells)
+    teacher_ids = {cell.teacher.cell_id for cell in cells.values() if cell.teacher is not None}
+    return [[r for r in receipts if (r.cell.cell_id in teacher_ids) is first] for first in (True, False)]
 
 
 def measure(folder: Path) -> None:
     """Runs the three commands and prints what they took."""
     calibrating, _ = command(folder, "calibrate")
     _, text = command(folder, "plan", "--json")
-    foretold = json.loads(text)["costs"]
+    forecast = json.loads(text)["costs"]
     taken, _ = command(folder, "run")
-    expected = foretold["as planned"]["seconds"]
+    expected = forecast["as planned"]["seconds"]
     print(f"calibrate {calibrating:6.1f} s   (once per machine)")
-    print(f"run       {taken:6.1f} s   foretold {expected:.1f} s")
+    print(f"run       {taken:6.1f} s   forecast {expected:.1f} s")
     taken_by_wave = {}
     for name, wave in zip(("teachers", "students"), students(folder), strict=True):
         begun = min(receipt.provenance.started for receipt in wave)
@@ -66,8 +65,8 @@ def measure(folder: Path) -> None:
         print(f"  {name:8} {ended - begun:6.1f} s   {len(wave)} cells, first to last")
         taken_by_wave[name] = ended - begun
     print(f"  the rest {taken - sum(taken_by_wave.values()):6.1f} s   imports, Ray's start and end, Tune, the report")
-    for name, cost in foretold.items():
-        print(f"foretold {name:30} {cost['seconds']:8.0f} s {cost['cpu_hours']:6.2f} CPU-hours")
+    for name, cost in forecast.items():
+        print(f"forecast {name:30} {cost['seconds']:8.0f} s {cost['cpu_hours']:6.2f} CPU-hours")
     last_line(
         "tables",
         [
@@ -75,7 +74,7 @@ def measure(folder: Path) -> None:
             Goal("forecast, off by", abs(expected / taken - 1), 0.25),
         ],
         cpus=len(os.sched_getaffinity(0)),
-        seconds={"calibrate": calibrating, "run": taken, "foretold": expected, **taken_by_wave},
+        seconds={"calibrate": calibrating, "run": taken, "forecast": expected, **taken_by_wave},
     )
 
 

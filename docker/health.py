@@ -1,12 +1,12 @@
-"""Health checks that ask for a real answer: `health.py QUESTION=URL ...`; exit code 0 if every answer is right.
+"""Check the health of services: `health.py CHECK=URL ...`; exit code 0 if every service is healthy.
 
-ray-node=http://127.0.0.1:52365   a Ray node's agent: does its raylet live, and on the head the GCS
-ray-jobs=http://HEAD:8265         the head's dashboard: list the jobs, with the cluster's token
-mlflow=http://mlflow:5000         MLflow: search experiments, hence the database, and under the name that clients use
+ray-node=http://127.0.0.1:52365   a Ray node's agent: its raylet is alive, and on the head the GCS
+ray-jobs=http://HEAD:8265         the head's dashboard lists jobs, with the cluster's token
+mlflow=http://mlflow:5000         MLflow finds experiments, which needs its database and an allowed host name
 
 MLflow's own /health answers 200 even when the database is gone or every request is refused for its host name. Tokens
-and passwords come from the variables that Ray and MLflow read themselves. Standard library only: Ray takes seconds to
-import, and this is asked every few seconds.
+and passwords come from the environment variables that Ray and MLflow read. This file uses the standard library only: it
+runs every few seconds, and importing Ray takes seconds.
 """
 
 import base64
@@ -19,47 +19,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 8.0  # seconds, less than the time that Docker and Kubernetes give the whole check
+# Shorter than the timeout of the whole check in Docker and Kubernetes.
+TIMEOUT_SECONDS = 8.0
 
 
 class Unhealthy(Exception):
-    """What is wrong, in one line."""
+    """A service is not healthy; the message is one line."""
 
 
 def ray_node(url: str) -> None:
-    """Raises Unhealthy unless the agent says success for all that it checked."""
-    answers = _ask(f"{url}/api/healthz").decode().splitlines()
+    """Raise Unhealthy unless the agent reports success for everything that it checks."""
+    answers = _request(f"{url}/api/healthz").decode().splitlines()
     bad = [line for line in answers if ": success" not in line]
     if bad or not answers:
         raise Unhealthy("; ".join(bad) or "no answer")
 
 
 def ray_jobs(url: str) -> None:
-    """Raises Unhealthy unless the dashboard lists jobs, which it looks up in the GCS."""
-    if not isinstance(_json(_ask(f"{url}/api/jobs/", headers=_ray_token())), list):
-        raise Unhealthy("this is no list of jobs")
+    """Raise Unhealthy unless the dashboard lists jobs, which it reads from the GCS."""
+    if not isinstance(_json(_request(f"{url}/api/jobs/", headers=_ray_token())), list):
+        raise Unhealthy("the answer is not a list of jobs")
 
 
 def mlflow(url: str) -> None:
-    """Raises Unhealthy unless MLflow finds an experiment: it makes one itself when its database is new."""
+    """Raise Unhealthy unless MLflow finds an experiment; it creates one itself in a new database."""
     request = json.dumps({"max_results": 1}).encode()
-    found = _json(_ask(f"{url}/api/2.0/mlflow/experiments/search", request, _basic_authentication()))
-    if not isinstance(found, dict) or not found.get("experiments"):
+    answer = _json(_request(f"{url}/api/2.0/mlflow/experiments/search", request, _basic_authentication()))
+    if not isinstance(answer, dict) or not answer.get("experiments"):
         raise Unhealthy("no experiment was found")
 
 
-QUESTIONS: dict[str, Callable[[str], None]] = {"ray-node": ray_node, "ray-jobs": ray_jobs, "mlflow": mlflow}
+CHECKS: dict[str, Callable[[str], None]] = {"ray-node": ray_node, "ray-jobs": ray_jobs, "mlflow": mlflow}
 
 
-def _ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> bytes:
+def _request(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> bytes:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json", **(headers or {})})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
             answer: bytes = response.read()
     except urllib.error.HTTPError as error:
         with error:
-            said = error.read(200).decode(errors="replace")
-        raise Unhealthy(f"{error.code} {' '.join(said.split())}") from None
+            body_text = error.read(200).decode(errors="replace")
+        raise Unhealthy(f"{error.code} {' '.join(body_text.split())}") from None
     except (OSError, ValueError) as error:
         raise Unhealthy(str(error)) from None
     return answer
@@ -90,14 +91,14 @@ def _basic_authentication() -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Asks every question. Returns the exit code: 0 healthy, 1 not, 2 for questions that do not exist."""
-    asked = [argument.partition("=") for argument in arguments]
-    if not asked or any(name not in QUESTIONS or not url for name, _, url in asked):
-        print(f"usage: health.py QUESTION=URL ...; questions: {', '.join(QUESTIONS)}", file=sys.stderr)
+    """Run every check. Return the exit code: 0 healthy, 1 not healthy, 2 for an unknown check."""
+    checks = [argument.partition("=") for argument in arguments]
+    if not checks or any(name not in CHECKS or not url for name, _, url in checks):
+        print(f"usage: health.py CHECK=URL ...; checks: {', '.join(CHECKS)}", file=sys.stderr)
         return 2
-    for name, _, url in asked:
+    for name, _, url in checks:
         try:
-            QUESTIONS[name](url.rstrip("/"))
+            CHECKS[name](url.rstrip("/"))
         except Unhealthy as error:
             print(f"{name} at {url}: {error}", file=sys.stderr)
             return 1

@@ -1,12 +1,14 @@
-"""Where nothing may be missing, a test that skips itself has failed."""
+"""PLD_GRID_NO_SKIPS turns skipped tests into failures."""
 
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import SUPPORT
+
+pytestmark = pytest.mark.slow
 
 TESTS = {
     "faults/test_one.py": "import pytest\n\ndef test_it():\n    pytest.skip('no disk')",
@@ -15,22 +17,26 @@ TESTS = {
     "docker/test_four.py": "import pytest\n\n@pytest.mark.xfail\ndef test_it():\n    assert False",
     "train/test_five.py": "import pytest\n\ndef test_it():\n    pytest.skip('no GPU')",
 }
+OPTIONS = ("-q", "--continue-on-collection-errors", "-p", "no:cacheprovider", "-o", "markers=faults")
 
 
 @pytest.mark.parametrize(
-    ("strict", "ends"), [("", "4 skipped, 1 xfailed"), ("1", "1 failed, 1 skipped, 1 xfailed, 2 errors")]
+    ("strict", "summary"), [("", "4 skipped, 1 xfailed"), ("1", "1 failed, 1 skipped, 1 xfailed, 2 errors")]
 )
-def test_what_may_not_be_skipped_fails(tmp_path: Path, strict: str, ends: str) -> None:
+def test_no_skips_fails_skipped_tests_of_some_folders(tmp_path, strict, summary):
     for name, text in TESTS.items():
         path = tmp_path / name
         path.parent.mkdir()
         path.write_text(text)
-    shutil.copy(Path(__file__).parent / "conftest.py", tmp_path)
-    found = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider", tmp_path],
-        # It uses what lies beside it.
-        env=os.environ | {"PLD_GRID_NO_SKIPS": strict, "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert ends in found.stdout, found.stdout
-    assert ("no disk, but PLD_GRID_NO_SKIPS is set" in found.stdout) == bool(strict)
+    shutil.copy(SUPPORT.parent / "conftest.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *OPTIONS, tmp_path],
+        # The copied conftest imports the package, and modules beside the original.
+        env=os.environ
+        | {"PLD_GRID_NO_SKIPS": strict, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, SUPPORT.parents[1])))},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert summary in done.stdout, done.stdout
+    assert ("no disk, but PLD_GRID_NO_SKIPS is set" in done.stdout) == bool(strict)

@@ -1,89 +1,80 @@
 """`pld-grid submit`, `status`, `logs`, `stop` and `list`: grids as jobs on a Ray cluster."""
 
+import functools
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from typer.core import TyperGroup
 
-from pld_grid.cli import console
-from pld_grid.cli._options import cell_ids, check_again, workspace_of
-from pld_grid.errors import CellsFailed, InputError
-from pld_grid.uris import public_uri
+from pld_grid.cli import console, options
+from pld_grid.util.errors import CellsFailed, InputError
+from pld_grid.util.redact import public_uri
 
 if TYPE_CHECKING:
-    from pld_grid.schedule import Job, Jobs
+    from pld_grid.orchestrate.ray_jobs import Job, JobClient
 
 Dashboard = Annotated[str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.")]
 JobId = Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id. \\[default: your latest]")]
-HERE = "http://127.0.0.1:8265"
-# A line of the driver's progress, as in "[ 3/13] finished ...".
-_PROGRESS = re.compile(r"^\[ *\d+/\d+\]", re.MULTILINE)
-# Options of `run` that change the profile's machine settings.
-_OF_MACHINE = ("cpus_per_cohort", "gpus_per_cohort", "devices_per_cohort", "cohort_size", "checkpoint_every")
-# What the job is told anyway, and what would be lost with the job's folder.
-_OURS = {"address", "store", "tracking_uri", "experiment", "grace"}
+LOCAL_DASHBOARD = "http://127.0.0.1:8265"
+# A line of the driver's progress, such as "[ 3/13] finished ...".
+_PROGRESS = re.compile(r"^(\[ *\d+/\d+\])", re.MULTILINE)
 
 
-def submit(ctx: typer.Context, address: Dashboard = HERE) -> None:
-    """Have a cluster run grids, with this folder's files: takes what `run` takes."""
-    from pld_grid import jobs
+def submit(
+    grid_options: options.GridOptions,
+    workspace_options: options.WorkspaceOptions,
+    training: options.TrainingOptions,
+    machine: options.MachineOptions,
+    address: Dashboard = LOCAL_DASHBOARD,
+    data_dir: options.DataDirOnNodes = None,
+    weights_dir: options.WeightsDirOnNodes = None,
+) -> None:
+    """Run grids as a job on a cluster, with the files of this folder. Takes the options of `run`."""
+    from pld_grid.service import job_submission
 
-    given, rest = _as_for_run(ctx)
-    check_again(given["again"], given["only"])
-    workspace = workspace_of(given["store"], given["tracking_uri"], given["experiment"])
-    submission = jobs.submit(
-        given["grids"],
-        given["profile"],
-        workspace,
+    report = training.report_to
+    if report and not report.startswith("/"):
+        raise InputError(f"--report: {report} would end with the job; give a folder from /, or use `pld-grid report`")
+    job = job_submission.submit(
+        grid_options.grids,
+        grid_options.profile,
+        workspace_options.resolve(),
         address=address,
-        seeds=given["seeds"],
-        max_cells=given["max_cells"],
-        machine={name: given[name] for name in _OF_MACHINE},
-        only=cell_ids(given["only"]),
-        arguments=rest,
-        grace=jobs.GRACE if given["grace"] is None else given["grace"],
+        seeds=grid_options.seeds,
+        max_cells=grid_options.max_cells,
+        cell_ids=training.parse_cell_ids(),
+        machine=asdict(machine),
+        options={
+            "data_dir": data_dir,
+            "weights_dir": weights_dir,
+            "again": training.again,
+            "report": report,
+            "show": training.show,
+        },
+        grace_seconds=job_submission.GRACE_SECONDS if training.grace is None else training.grace,
     )
-    said = "is running these grids already" if submission.attached else f"submitted: {submission.cells} cells"
-    console.output.print(f"{submission.job_id} {said}", soft_wrap=True, highlight=False)
-    follow = f"pld-grid logs -f {submission.job_id} --address {public_uri(address)}"
+    outcome = "is running these grids already" if job.attached else f"submitted: {job.cells} cells"
+    console.output.print(f"{job.job_id} {outcome}", soft_wrap=True, highlight=False)
+    follow = f"pld-grid logs -f {job.job_id} --address {public_uri(address)}"
     console.errors.print(follow, soft_wrap=True, style="dim")
 
 
-def _as_for_run(ctx: typer.Context) -> tuple[dict[str, Any], list[str]]:
-    """What `run` understands of the arguments, and those that are passed on to it as they are."""
-    assert ctx.parent is not None
-    assert isinstance(ctx.parent.command, TyperGroup)
-    command = ctx.parent.command.commands["run"]
-    run = command.make_context("run", list(ctx.args), parent=ctx.parent)
-    report = run.params["report_to"]
-    if report and not report.startswith("/"):
-        raise InputError(f"--report: {report} would end with the job; give a folder from /, or use `pld-grid report`")
-    passed: list[str] = []
-    for option in command.params:
-        value = run.params[option.name or ""]
-        told = option.name in _OURS or option.name in ("grids", "profile", "seeds", "only")
-        # What an environment variable or a default says here, the cluster's own may say otherwise.
-        source = run.get_parameter_source(option.name or "")
-        if not told and source is not None and source.name == "COMMANDLINE":
-            passed += [option.opts[-1]] if value is True else [option.opts[-1], str(value)]
-    return run.params, passed
-
-
-def status(job: JobId = None, address: Dashboard = HERE) -> None:
-    """Tell how a job is doing."""
-    known, found = _job(job, address)
+def status(job: JobId = None, address: Dashboard = LOCAL_DASHBOARD) -> None:
+    """Show the state and progress of a job."""
+    client, selected = _find_job(job, address)
+    progress = _PROGRESS.findall(client.logs(selected.job_id))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in (
-        ("job", found.job_id),
-        ("state", _state(found)),
-        *found.metadata.items(),
-        ("started", _when(found.started)),
-        ("ended", _when(found.ended)),
-        ("progress", _progress(known.logs(found.job_id))),
+        ("job", selected.job_id),
+        ("state", _state(selected)),
+        *selected.metadata.items(),
+        ("started", _format_time(selected.started)),
+        ("ended", _format_time(selected.ended)),
+        ("progress", progress[-1] if progress else "-"),
     ):
         table.add_row(name, value)
     console.output.print(table)
@@ -91,69 +82,62 @@ def status(job: JobId = None, address: Dashboard = HERE) -> None:
 
 def logs(
     job: JobId = None,
-    address: Dashboard = HERE,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    address: Dashboard = LOCAL_DASHBOARD,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job ends.")] = False,
 ) -> None:
-    """Print what a job's driver printed; with -f also what it prints until it ends, and 1 if it fails."""
-    known, found = _job(job, address)
+    """Print the output of a job's driver; with -f until the job ends, with exit code 1 if it fails."""
+    client, selected = _find_job(job, address)
     if not follow:
-        sys.stdout.write(known.logs(found.job_id))
+        sys.stdout.write(client.logs(selected.job_id))
         return
-
-    def tell(lines: str) -> None:
-        sys.stdout.write(lines)
-        sys.stdout.flush()
-
-    ended = known.follow(found.job_id, tell)
+    ended = client.follow(selected.job_id, functools.partial(print, end="", flush=True))
     if ended.state == "FAILED":
-        raise CellsFailed(
-            f"{ended.job_id} failed: {ended.message.splitlines()[0] if ended.message else 'see its logs'}"
-        )
+        raise CellsFailed(f"{ended.job_id} failed: {ended.message.partition(chr(10))[0] or 'see its logs'}")
 
 
-def stop(job: JobId = None, address: Dashboard = HERE) -> None:
-    """Stop a job once its running cohorts have kept a checkpoint; a later submit goes on from there."""
-    known, found = _job(job, address, own=True)
-    if not found.running:
-        console.output.print(f"{found.job_id} has ended before: {_state(found)}", soft_wrap=True, highlight=False)
+def stop(job: JobId = None, address: Dashboard = LOCAL_DASHBOARD) -> None:
+    """Stop a job after its running cohorts have saved a checkpoint; a later submit continues from there."""
+    client, selected = _find_job(job, address, own=True)
+    if not selected.running:
+        console.output.print(f"{selected.job_id} has ended before: {_state(selected)}", soft_wrap=True, highlight=False)
         return
-    console.errors.print("stopping: running cohorts end their epoch first", style="dim")
-    ended = known.stop(found.job_id)
+    console.errors.print("stopping: running cohorts finish their epoch first", style="dim")
+    ended = client.stop(selected.job_id)
     console.output.print(f"{ended.job_id} {_state(ended)}", soft_wrap=True, highlight=False)
 
 
-def list_jobs(address: Dashboard = HERE) -> None:
-    """List the grids' jobs on a cluster, the oldest first."""
-    from pld_grid import jobs
+def list_jobs(address: Dashboard = LOCAL_DASHBOARD) -> None:
+    """List the jobs of grids on a cluster, oldest first."""
+    from pld_grid.orchestrate.ray_jobs import JobClient
+    from pld_grid.service import job_submission
 
-    found = jobs.connect(address).list(jobs.PREFIX)
-    if not found:
+    jobs = JobClient(address).list(job_submission.JOB_PREFIX)
+    if not jobs:
         console.output.print("no jobs")
         return
     columns = ("job", "state", "owner", "grids", "profile", "started")
     table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for each in found:
-        said = (each.metadata.get(name, "") for name in ("grids", "profile"))
-        table.add_row(each.job_id, _state(each), each.owner, *said, _when(each.started))
+    for job in jobs:
+        grids, profile = job.metadata.get("grids", ""), job.metadata.get("profile", "")
+        table.add_row(job.job_id, _state(job), job.owner, grids, profile, _format_time(job.started))
     console.output.print(table)
 
 
-def _job(job_id: str | None, address: str, *, own: bool = False) -> "tuple[Jobs, Job]":
-    """A job by its id, or the latest; see `jobs.latest`."""
-    from pld_grid import jobs
+def _find_job(job_id: str | None, address: str, *, own: bool = False) -> "tuple[JobClient, Job]":
+    """Return the client and a job by its id, or the latest; see `job_submission.find_latest_job`."""
+    from pld_grid.orchestrate.ray_jobs import JobClient
+    from pld_grid.service import job_submission
 
-    known = jobs.connect(address)
-    return known, jobs.latest(known, own=own) if job_id is None else known.get(job_id)
+    client = JobClient(address)
+    return client, job_submission.find_latest_job(client, own=own) if job_id is None else client.get(job_id)
 
 
 def _state(job: "Job") -> str:
     return job.state.lower()
 
 
-def _when(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "-"
 
 
-def _progress(text: str) -> str:
-    lines = [line for line in text.splitlines() if _PROGRESS.match(line)]
-    return lines[-1].split("]")[0] + "]" if lines else "-"
+COMMANDS = (submit, status, logs, stop, list_jobs)

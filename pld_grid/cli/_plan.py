@@ -1,65 +1,58 @@
-"""`pld-grid plan` and `calibrate`: what grids need and what it costs."""
+"""`pld-grid plan` and `calibrate`: the cells that grids need, and their cost."""
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from pld_grid.cli import console
-from pld_grid.cli._options import (
-    Address,
-    CohortSize,
-    Cpus,
-    DataDir,
-    Devices,
-    Gpus,
-    Grids,
-    MaxCells,
-    ProfileName,
-    Seeds,
-    StorePath,
-    WeightsDir,
-    load,
-    workspace_of,
-)  # fmt: skip
-from pld_grid.errors import listing
+from pld_grid.cli import console, options
+from pld_grid.util.text import join_names
 
 if TYPE_CHECKING:
-    from pld_grid.plan import Forecast
+    from pld_grid.planning.plan import Forecast
+
+
+_SUMMARY_LABELS = {
+    "entries": "table entries",
+    "student_cells": "distinct student cells",
+    "teacher_cells": "teacher cells to train",
+    "teacher_measurements": "published teachers to measure",
+    "finished": "cells finished",
+    "pending": "cells to run",
+    "student_epochs": "student-epochs to run",
+    "cohorts": "cohorts (Ray trials)",
+    "waves": "waves",
+}
 
 
 def plan(
-    grids: Grids,
-    profile: ProfileName = "digits",
-    store: StorePath = None,
-    seeds: Seeds = None,
-    max_cells: MaxCells = None,
-    cpus_per_cohort: Cpus = None,
-    gpus_per_cohort: Gpus = None,
-    devices_per_cohort: Devices = None,
-    cohort_size: CohortSize = None,
-    weights_dir: WeightsDir = None,
+    grid_options: options.GridOptions,
+    machine: options.MachineOptions,
+    store: options.StorePath = None,
+    weights_dir: options.WeightsDir = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, max=10**6, help="Cohorts at a time. \\[default: what fits here]")
+        int | None, typer.Option(min=1, max=10**6, help="Number of concurrent cohorts. \\[default: what fits here]")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Whose calibration prices the plan. \\[default: this machine's]")
+        str | None, typer.Option(help="Device whose calibration gives the cost. \\[default: this machine's]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Show what grids need, what is finished and what the rest costs, without touching data or Ray."""
-    from pld_grid import api
+    """Show which cells grids need, which are finished, and the cost of the others, without touching data or Ray."""
+    from pld_grid.planning.plan import compare
+    from pld_grid.service import loading, planner
+    from pld_grid.train.weights import missing_weights
 
-    loaded = load(grids, profile, seeds, max_cells)
-    machines = api.machines_of(
-        loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort,
-        devices_per_cohort=devices_per_cohort, cohort_size=cohort_size,
-    )  # fmt: skip
-    planned, costs = api.price(loaded, workspace_of(store), machines=machines, slots=slots, device=device)
+    grids = grid_options.load()
+    machines = loading.resolve_machines(grids, asdict(machine))
+    workspace = options.WorkspaceOptions(store).resolve()
+    planned = planner.plan(grids, workspace, machines=machines, slots=slots, device=device)
+    costs = compare(planned, grids)
     summary = planned.summary()
-    summary["missing_weights"] = api.missing_weights(planned, weights_dir)
+    summary["missing_weights"] = missing_weights(planned.pending, weights_dir)
     summary["costs"] = {
         name: {"seconds": cost.seconds, "gpu_hours": cost.gpu_seconds / 3600, "cpu_hours": cost.cpu_seconds / 3600}
         for name, cost in costs.items()
@@ -67,19 +60,16 @@ def plan(
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         return
+    _print_summary(summary)
+    if summary["pending"]:
+        _print_costs(costs)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    """Print counts, cohorts by wave, and missing weights."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for key, text in (
-        ("entries", "table entries"),
-        ("student_cells", "distinct student cells"),
-        ("teacher_cells", "teacher cells to train"),
-        ("teacher_measurements", "published teachers to measure"),
-        ("finished", "cells finished"),
-        ("pending", "cells to run"),
-        ("student_epochs", "student-epochs to run"),
-        ("cohorts", "cohorts (Ray trials)"),
-        ("waves", "waves"),
-    ):
-        table.add_row(text, str(summary[key]))
+    for key, label in _SUMMARY_LABELS.items():
+        table.add_row(label, str(summary[key]))
     console.output.print(table)
     for number, wave in enumerate(summary["schedule"], 1):
         for cohort in wave:
@@ -89,14 +79,12 @@ def plan(
                 f"wave {number}: {len(cohort['cells']):>3} cells, {cohort['epochs']} epochs, {teacher}{place}"
             )
     if summary["missing_weights"]:
-        missing = f"published weights that are not on this machine: {listing(summary['missing_weights'])}"
+        missing = f"published weights that are not on this machine: {join_names(summary['missing_weights'])}"
         console.output.print(missing, soft_wrap=True, highlight=False)
-    if summary["pending"]:
-        _print_costs(costs)
 
 
 def _print_costs(costs: "dict[str, Forecast]") -> None:
-    from pld_grid.progress import duration
+    from pld_grid.util.text import format_duration
 
     if not costs:
         console.output.print(
@@ -112,35 +100,48 @@ def _print_costs(costs: "dict[str, Forecast]") -> None:
     table.add_column("GPU-hours" if on_gpus else "CPU-hours", justify="right")
     for name, cost in costs.items():
         hours = (cost.gpu_seconds if on_gpus else cost.cpu_seconds) / 3600
-        table.add_row(name, duration(cost.seconds), f"{hours:.3g}")
+        table.add_row(name, format_duration(cost.seconds), f"{hours:.3g}")
     console.output.print(table)
 
 
 def calibrate(
-    grids: Grids,
-    profile: ProfileName = "digits",
-    store: StorePath = None,
-    seeds: Seeds = None,
-    max_cells: MaxCells = None,
-    address: Address = None,
-    data_dir: DataDir = None,
-    cpus_per_cohort: Cpus = None,
-    gpus_per_cohort: Gpus = None,
-    again: Annotated[bool, typer.Option(help="Measure again what is known already.")] = False,
+    grid_options: options.GridOptions,
+    machine: options.ResourceOptions,
+    store: options.StorePath = None,
+    address: options.Address = None,
+    data_dir: options.DataDir = None,
+    again: Annotated[bool, typer.Option(help="Also measure what is known already.")] = False,
 ) -> None:
-    """Measure what grids' students, teachers and batches cost here, so that `plan` and `run` know beforehand."""
-    from pld_grid import api
+    """Measure the cost of grids' students, teachers and batches here, for the estimates of `plan` and `run`."""
+    from pld_grid.service import calibrator, loading
+    from pld_grid.service.workspace import describe_missing_store
 
-    loaded = load(grids, profile, seeds, max_cells)
-    machines = api.machines_of(loaded, cpus_per_cohort=cpus_per_cohort, gpus_per_cohort=gpus_per_cohort)
-    found = api.calibrate(
-        loaded, workspace_of(store), machines=machines, address=address, data_folder=data_dir, again=again,
-        begin=lambda: console.errors.print("measuring what is not known yet; up to a second or two for each part"),
-    )  # fmt: skip
-    for calibration, measured in found:
+    grids = grid_options.load()
+    machines = loading.resolve_machines(grids, asdict(machine))
+    workspace = options.WorkspaceOptions(store).resolve(creates_store=True)
+    new_store = describe_missing_store(workspace, creates=True)
+
+    def print_start() -> None:
+        if new_store:
+            console.errors.print(new_store, soft_wrap=True, highlight=False)
+        console.errors.print("measuring what is not known yet: one or two seconds for each part")
+
+    results = calibrator.calibrate(
+        grids,
+        workspace,
+        machines=machines,
+        address=address,
+        data_folder=data_dir,
+        remeasure=again,
+        on_start=print_start,
+    )
+    for calibration, measured in results:
         console.output.print(
             f"{calibration.device}: {len(measured)} parts measured, {len(calibration.rates)} known", soft_wrap=True
         )
         for rate in measured:
             if not rate.fits:
                 console.output.print(f"does not fit into a slot's memory: {rate.what}", soft_wrap=True)
+
+
+COMMANDS = (plan, calibrate)

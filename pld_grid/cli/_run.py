@@ -1,100 +1,59 @@
-"""`pld-grid run`: train what is missing."""
+"""`pld-grid run`: train the cells that are missing."""
 
 import contextlib
-from typing import Annotated
+from dataclasses import asdict
 
-import typer
-
-from pld_grid.cli import console
-from pld_grid.cli._options import (
-    Address,
-    CohortSize,
-    Cpus,
-    DataDir,
-    Devices,
-    Experiment,
-    Gpus,
-    Grace,
-    Grids,
-    MaxCells,
-    ProfileName,
-    Seeds,
-    Source,
-    StorePath,
-    TrackingUri,
-    WeightsDir,
-    cell_ids,
-    check_again,
-    load,
-    workspace_of,
-)  # fmt: skip
+from pld_grid.cli import console, options
 from pld_grid.cli._report import write_report
-from pld_grid.errors import CellsFailed
+from pld_grid.util.errors import CellsFailed
 
 
 def run(
-    grids: Grids,
-    profile: ProfileName = "digits",
-    store: StorePath = None,
-    tracking_uri: TrackingUri = None,
-    experiment: Experiment = None,
-    seeds: Seeds = None,
-    max_cells: MaxCells = None,
-    address: Address = None,
-    data_dir: DataDir = None,
-    weights_dir: WeightsDir = None,
-    cpus_per_cohort: Cpus = None,
-    gpus_per_cohort: Gpus = None,
-    devices_per_cohort: Devices = None,
-    cohort_size: CohortSize = None,
-    only: Annotated[
-        str | None,
-        typer.Option(metavar="CELL[,CELL...]", help="Train just these cells, by id, and the teachers that they need."),
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="With --only: even if they are finished; earlier results are set aside.")
-    ] = False,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Epochs between checkpoints.")] = None,
-    grace: Grace = None,
-    report_to: Annotated[str | None, typer.Option("--report", help="Keep a report in this folder up to date.")] = None,
-    show: Annotated[bool, typer.Option(help="Print the tables at the end.")] = False,
+    grid_options: options.GridOptions,
+    workspace_options: options.WorkspaceOptions,
+    training: options.TrainingOptions,
+    machine: options.MachineOptions,
+    address: options.Address = None,
+    data_dir: options.DataDir = None,
+    weights_dir: options.WeightsDir = None,
 ) -> None:
-    """Train what grids need and the store lacks; go on where an earlier run stopped."""
-    from pld_grid import api
-    from pld_grid.progress import duration
+    """Train what grids need and the store lacks; continue where an earlier run stopped."""
+    from pld_grid.service import loading, report_writer, runner
+    from pld_grid.util.text import format_duration
 
-    check_again(again, only)
-    loaded = load(grids, profile, seeds, max_cells)
-    chosen = cell_ids(only)
-    machines = api.machines_of(
-        loaded,
-        cpus_per_cohort=cpus_per_cohort,
-        gpus_per_cohort=gpus_per_cohort,
-        devices_per_cohort=devices_per_cohort,
-        cohort_size=cohort_size,
-        checkpoint_every=checkpoint_every,
-    )
-    workspace = workspace_of(store, tracking_uri, experiment)
-    wanted = api.only(loaded, chosen) if chosen else loaded
-    following = api.refreshed(loaded, report_to, workspace) if report_to else contextlib.nullcontext()
-    try:
-        with following:
-            done = api.run(
-                wanted, workspace, machines=machines, address=address, data_folder=data_dir,
-                weights_folder=weights_dir, grace=api.GRACE if grace is None else grace, console=console.errors,
-                again=chosen if again else (),
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        console.errors.print("interrupted: checkpoints are kept; the same command goes on from there")
-        raise typer.Exit(130) from None
+    cell_ids = training.parse_cell_ids()
+    grids = grid_options.load()
+    machines = loading.resolve_machines(grids, asdict(machine))
+    selected = loading.select_cells(grids, cell_ids) if cell_ids else grids
+    workspace = workspace_options.resolve(creates_store=True)
+    report = training.report_to
+    refreshed = report_writer.keep_refreshed(grids, report, workspace) if report else contextlib.nullcontext()
+    with (
+        console.exit_on_interrupt("interrupted: checkpoints are kept; the same command continues from there"),
+        refreshed,
+    ):
+        summary = runner.run(
+            selected,
+            workspace,
+            machines=machines,
+            address=address,
+            data_folder=data_dir,
+            weights_folder=weights_dir,
+            grace_seconds=runner.GRACE_SECONDS if training.grace is None else training.grace,
+            console=console.errors,
+            retrain=cell_ids if training.again else (),
+        )
     console.errors.print(
-        f"{done.finished} cells trained in {duration(done.seconds)}, "
-        + (f"{done.shared} by other runs, " if done.shared else "")
-        + f"{done.diverged} diverged, {done.failed} failed; {done.finished_before} were finished before."
+        f"{summary.finished} cells trained in {format_duration(summary.seconds)}, "
+        + (f"{summary.shared} by other runs, " if summary.shared else "")
+        + f"{summary.diverged} diverged, {summary.failed} failed; {summary.finished_before} were finished before."
     )
-    if report_to:
-        write_report(loaded, report_to, workspace, Source.store, publish=True)
-    if show:
-        api.print_tables(loaded, workspace, console.output)
-    if done.failed:
-        raise CellsFailed(f"{done.failed} cells failed; the same command tries them again")
+    if report:
+        write_report(grids, report, workspace, "store", publish=True)
+    if training.show:
+        report_writer.print_tables(grids, workspace, console.output)
+    if summary.failed:
+        raise CellsFailed(f"{summary.failed} cells failed; the same command tries them again")
+
+
+COMMANDS = (run,)

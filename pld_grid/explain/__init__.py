@@ -1,21 +1,16 @@
-"""Explain: the cells behind a number of a table, all that is known about a cell, and what tells two cells apart.
+"""Explain a number of a table by the cells behind it, report on a cell, and compare two cells.
 
 from pld_grid import explain
 
-found = explain.why("table03", "MobileNet-v4 Small (conv)", "PLD")
-found.accounts[0].provenance.commit
+explanation = explain.why("table03", "MobileNet-v4 Small (conv)", "PLD")
+explanation.cells[0].provenance.commit
 explain.diff("055dcd927eff1e4f", "06bdaece4d5bb651").fields
 """
 
-from pld_grid.explain.account import Account, Choice, MlflowRun
-from pld_grid.explain.difference import ABSENT, Difference, FieldDifference, MetricDifference, diff, differing
-from pld_grid.explain.library import Library, Use
-from pld_grid.explain.plain import plain
-from pld_grid.explain.terminal import print_difference, print_explanation
-from pld_grid.explain.why import Explanation, Number, why, why_cell
+from pld_grid.explain.cell_report import CellReport
+from pld_grid.explain.difference import Difference, diff
+from pld_grid.explain.explanation import Explanation, why, why_cell
+from pld_grid.explain.json_output import to_dict
+from pld_grid.explain.terminal_view import print_result
 
-__all__ = [
-    "ABSENT", "Account", "Choice", "Difference", "Explanation", "FieldDifference", "Library", "MetricDifference",
-    "MlflowRun", "Number", "Use", "diff", "differing", "plain", "print_difference", "print_explanation", "why",
-    "why_cell",
-]  # fmt: skip
+__all__ = ["CellReport", "Difference", "Explanation", "diff", "print_result", "to_dict", "why", "why_cell"]

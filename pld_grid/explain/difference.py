@@ -1,4 +1,4 @@
-"""What tells two cells apart: their fields, what they share, their results, and where these were made."""
+"""Compare two cells: their fields, what they share, their results, and the code and hardware that made these."""
 
 import json
 from collections.abc import Iterator
@@ -6,22 +6,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from pld_grid.explain.account import Account, account_of
-from pld_grid.explain.library import Library
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.explain.cell_report import CellReport, report_cell
+from pld_grid.explain.grid_index import GridIndex
+from pld_grid.service.workspace import Workspace
 from pld_grid.store import Provenance
-from pld_grid.workspace import Workspace
 
 
 class _Absent(Enum):
     ABSENT = "-"
 
-    def __str__(self) -> str:
-        return self.value
-
 
 ABSENT = _Absent.ABSENT
-"""Stands for the value of a field that one of two cells has not got, such as another loss's hyperparameter."""
+"""The value of a field that only the other cell has, such as another loss's hyperparameter."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class FieldDifference:
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """A metric of the last epochs; `difference` is a less b, or None unless both are results that compare."""
+    """A metric of the last epochs; `difference` is a - b, or None unless both are comparable results."""
 
     metric: str
     a: float | None
@@ -47,12 +44,12 @@ class MetricDifference:
 class Difference:
     """What differs between the cells `a` and `b`.
 
-    `same_teacher` is None where neither or only one of them has a teacher. `comparable` is False for cells that are
-    measured on different images.
+    `same_teacher` is None unless both have a teacher. `comparable` is False for cells that are evaluated on different
+    images. `made_with` are the differences in code and hardware, if both are known.
     """
 
-    a: Account
-    b: Account
+    a: CellReport
+    b: CellReport
     fields: tuple[FieldDifference, ...]
     same_batches: bool
     same_teacher: bool | None
@@ -68,83 +65,92 @@ class Difference:
 
     @property
     def paired(self) -> bool:
-        """Whether chance gave both the same: batches, and a teacher where both have one."""
+        """Whether both see the same batches, and the same teacher if both have one."""
         return self.same_batches and self.same_teacher is not False
 
 
 def diff(
     a: str, b: str, *, profile: str = "digits", workspace: Workspace | None = None, seeds: int | None = None
 ) -> Difference:
-    """Compares two cells of the store, or of the grids under a profile, given by their ids or the first digits.
+    """Compare two cells of the store, or of the grids under a profile.
 
-    Raises InputError unless each is exactly one cell, StoreError if the store cannot be read.
+    Args:
+        a: A cell's id, or its first six digits or more.
+        b: Likewise.
+        profile: Name or path.
+        workspace: The store and MLflow; the default ones if None.
+        seeds: Replicates per cell, instead of the grids' own.
+
+    Raises:
+        InputError: No cell or several cells have such an id.
+        StoreError: The store cannot be read.
     """
-    library = Library(profile, workspace or Workspace.default(), seeds=seeds)
-    left, right = library.cell(a), library.cell(b)
-    records = library.records([left, right])
-    first, second = (account_of(library, cell, records.get(cell.cell_id)) for cell in (left, right))
-    comparable = _images(left) == _images(right)
-    teachers = [cell.teacher.cell_id for cell in (left, right) if cell.teacher is not None]
+    index = GridIndex(profile, workspace or Workspace.default(), seeds=seeds)
+    cells = [index.find_cell(text) for text in (a, b)]
+    records = index.read_records(cells)
+    report_a, report_b = (report_cell(index, cell, records.get(cell.cell_id)) for cell in cells)
+    left, right = cells
+    comparable = _identify_images(left) == _identify_images(right)
+    teachers = [cell.teacher.cell_id for cell in cells if cell.teacher is not None]
     return Difference(
-        a=first,
-        b=second,
-        fields=tuple(differing(left, right)),
+        a=report_a,
+        b=report_b,
+        fields=tuple(compare_fields(left, right)),
         same_batches=left.stream() == right.stream(),
         same_teacher=teachers[0] == teachers[1] if len(teachers) == 2 else None,
         same_start=(left.student.canonical, left.seed) == (right.student.canonical, right.seed),
         comparable=comparable,
-        metrics=tuple(_metrics(first, second, comparable)),
-        made_with=tuple(_made_with(first.provenance, second.provenance)),
+        metrics=tuple(_compare_metrics(report_a, report_b, comparable)),
+        made_with=tuple(_compare_provenance(report_a.record.provenance, report_b.record.provenance)),
     )
 
 
-def differing(a: Cell, b: Cell, at: str = "") -> Iterator[FieldDifference]:
-    """Every field in which two cells differ, in the order of a cell's fields; a teacher's as `teacher.*`.
+def compare_fields(a: Cell, b: Cell) -> Iterator[FieldDifference]:
+    """Yield every field in which two cells differ, in the order of a cell's fields; a teacher's as `teacher.*`.
 
-    Where only one of them has a teacher, its id stands for it. `at` begins every path.
+    If only one of them has a teacher, its id is the value.
     """
-    left, right = (cell.model_dump(mode="json", exclude={"teacher"}) for cell in (a, b))
-    for name in type(a).model_fields:
-        if name != "teacher":
-            yield from _walk(left[name], right[name], f"{at}{name}")
-        elif a.teacher is not None and b.teacher is not None:
-            yield from differing(a.teacher, b.teacher, f"{at}teacher.")
-        else:
-            mine, other = (cell.teacher.cell_id if cell.teacher is not None else None for cell in (a, b))
-            yield from _walk(mine, other, f"{at}teacher")
+    if a.teacher is None or b.teacher is None:
+        return _compare_values(dump_fields(a), dump_fields(b), "")
+    return _compare_values(a.model_dump(mode="json"), b.model_dump(mode="json"), "")
 
 
-def _walk(a: Any, b: Any, path: str) -> Iterator[FieldDifference]:
-    """Down to what is no mapping on both sides."""
+def dump_fields(cell: Cell) -> dict[str, Any]:
+    """Return the fields of a cell as JSON has them, with its teacher's id for the teacher."""
+    return cell.model_dump(mode="json") | {"teacher": cell.teacher.cell_id if cell.teacher is not None else None}
+
+
+def _compare_values(a: Any, b: Any, path: str) -> Iterator[FieldDifference]:
+    """Yield the differences of two JSON values, those of mappings key by key."""
     if isinstance(a, dict) and isinstance(b, dict):
         for name in dict.fromkeys([*a, *b]):
-            yield from _walk(a.get(name, ABSENT), b.get(name, ABSENT), f"{path}.{name}" if path else name)
-    elif _text(a) != _text(b):
+            yield from _compare_values(a.get(name, ABSENT), b.get(name, ABSENT), f"{path}.{name}" if path else name)
+    elif _to_text(a) != _to_text(b):
         yield FieldDifference(path, a, b)
 
 
-def _text(value: Any) -> str:
-    """Equal for equal JSON only: 1, 1.0 and true are three values, as they make three cells."""
+def _to_text(value: Any) -> str:
+    """Return a text that only equal JSON shares: 1, 1.0 and true are three values, as they make three cells."""
     return "" if value is ABSENT else json.dumps(value, sort_keys=True)
 
 
-def _images(cell: Cell) -> tuple[str, int, int]:
-    """What decides which images a cell is measured on."""
-    return cell.dataset.name, cell.dataset.revision, cell.dataset.num_classes
+def _identify_images(cell: Cell) -> tuple[str, str, int]:
+    """Return what decides which images a cell is evaluated on."""
+    return cell.dataset.name, cell.dataset.code, cell.dataset.num_classes
 
 
-def _metrics(a: Account, b: Account, comparable: bool) -> Iterator[MetricDifference]:
-    left, right = (account.last.metrics if account.last is not None else {} for account in (a, b))
-    results = comparable and a.finished and b.finished
+def _compare_metrics(a: CellReport, b: CellReport, comparable: bool) -> Iterator[MetricDifference]:
+    left, right = (report.last_epoch.metrics if report.last_epoch is not None else {} for report in (a, b))
+    are_results = comparable and a.state == b.state == "finished"
     for name in dict.fromkeys([*left, *right]):
         one, other = left.get(name), right.get(name)
-        difference = one - other if results and one is not None and other is not None else None
+        difference = one - other if are_results and one is not None and other is not None else None
         yield MetricDifference(name, one, other, difference)
 
 
-def _made_with(a: Provenance | None, b: Provenance | None) -> Iterator[FieldDifference]:
-    """What differs in code and hardware, as far as both are known; times always do."""
+def _compare_provenance(a: Provenance | None, b: Provenance | None) -> Iterator[FieldDifference]:
+    """Return the differences in code and hardware, if both are known; the times always differ."""
     if a is None or b is None:
         return iter(())
-    left, right = (made.model_dump(mode="json", exclude={"started", "ended"}) for made in (a, b))
-    return _walk(left, right, "")
+    left, right = (provenance.model_dump(mode="json", exclude={"started", "ended"}) for provenance in (a, b))
+    return _compare_values(left, right, "")

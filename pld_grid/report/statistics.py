@@ -1,4 +1,4 @@
-"""What a handful of seeds supports: intervals of a mean, and the validation set's own error."""
+"""Confidence intervals over a few seeds, and the binomial error of a validation set."""
 
 import math
 import statistics
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-SAME = 1e-9  # Differences of equal accuracies differ by rounding.
+# Differences of equal accuracies differ by rounding errors below this.
+ROUNDING_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` seeds between two bounds, by Student's t and by a bootstrap of the mean (percentiles).
+    """The mean over `n` seeds with its confidence bounds, by Student's t and by a percentile bootstrap of the mean.
 
-    The t interval is the one to read: with few seeds a bootstrap is too narrow, as it knows no other values than those.
+    Read the t interval: with few seeds the bootstrap is too narrow, because it only resamples those few values.
     """
 
     n: int
@@ -25,29 +26,27 @@ class Interval:
     bootstrap_high: float
 
 
-def interval(numbers: Sequence[float]) -> Interval | None:
-    """The 95 % intervals of the mean of independent numbers.
+def estimate_interval(numbers: Sequence[float]) -> Interval | None:
+    """Return the 95 % intervals of the mean of independent numbers.
 
-    None below two of them, and if all are the same, whose spread is below what the validation set resolves, not zero:
-    such numbers say nothing about their spread. Equal numbers in equal order give equal bounds, as the resampling has a
-    fixed seed.
+    Return None for fewer than two numbers, and if all are equal: their spread is then below the resolution of the
+    validation set, not zero, and cannot be estimated. The resampling has a fixed seed, so equal numbers in equal order
+    give equal bounds.
     """
     n = len(numbers)
-    if n < 2:
-        return None
-    if max(numbers) - min(numbers) < SAME:
+    if n < 2 or max(numbers) - min(numbers) < ROUNDING_TOLERANCE:
         return None
     import numpy as np
     from scipy import stats
 
-    found = stats.bootstrap(
+    bootstrap = stats.bootstrap(
         (numbers,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=0
     ).confidence_interval
-    return Interval(n, statistics.fmean(numbers), *t_interval(numbers), float(found.low), float(found.high))
+    return Interval(n, statistics.fmean(numbers), *t_interval(numbers), float(bootstrap.low), float(bootstrap.high))
 
 
 def t_interval(numbers: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's interval of the mean of two or more independent numbers."""
+    """Return Student's t interval of the mean of two or more independent numbers."""
     from scipy import stats
 
     n, mean = len(numbers), statistics.fmean(numbers)
@@ -56,9 +55,10 @@ def t_interval(numbers: Sequence[float], confidence: float = CONFIDENCE) -> tupl
 
 
 def binomial_error(percent: float, images: int) -> float:
-    """The standard error, in points, that `images` validation images give an accuracy of `percent`.
+    """Return the standard error, in percentage points, of an accuracy measured on `images` validation images.
 
-    The error of a proportion, sqrt(p (1 - p) / images): what other images from the same source would change.
+    This is the standard error of a proportion, sqrt(p (1 - p) / images): how much the accuracy would vary over
+    validation sets of this size drawn from the same source.
     """
-    share = min(max(percent / 100, 0.0), 1.0)
-    return 100 * math.sqrt(share * (1 - share) / images)
+    proportion = min(max(percent / 100, 0.0), 1.0)
+    return 100 * math.sqrt(proportion * (1 - proportion) / images)

@@ -1,30 +1,29 @@
-"""A table's numbers before they are text: each is a signed sum of cells' numbers, per seed.
+"""The numbers of a table before they are formatted: each is a signed sum of cells' numbers, per seed.
 
-An accuracy is a sum of one term, a difference of two, the difference of two differences of four. So every number leads
-to the cells that made it, and differences are taken seed by seed from unrounded numbers.
+An accuracy is a sum of one term, a difference of two, the difference of two differences of four. So every number can be
+traced to the cells behind it, and differences are taken seed by seed from unrounded numbers.
 """
 
 import math
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from pld_grid.csvtext import NOTHING
-from pld_grid.records import Record
-from pld_grid.report.statistics import Interval, interval
-from pld_grid.report.versions import version_of
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.report.code_versions import shorten_commit
+from pld_grid.report.statistics import Interval, estimate_interval
+from pld_grid.store.records import CellRecord
+from pld_grid.util.csv_text import MISSING
 
 ABSENT = "not in the grid"
-BOUNDS = ("low", "high", "bootstrap low", "bootstrap high")
+PARAMETERS = "parameters"
 
 
 @dataclass(frozen=True)
 class Term:
-    """One cell's part of a number. `value` is None where the cell has no such result; `state` says why.
+    """One cell's contribution to a number. `value` is None if the cell has no such result; `state` says why.
 
-    `versions` are those of the code that made the value: the cell's, and its teacher's where it learned from one.
+    `versions` are those of the code behind the value: the cell's, and its teacher's if it was distilled from one.
     """
 
     sign: int
@@ -39,60 +38,60 @@ class Term:
     versions: tuple[str, ...] = ()
 
     @property
-    def why(self) -> str:
+    def status(self) -> str:
         """The state with its reason, on one line."""
         return f"{self.state}: {self.reason}" if self.reason else self.state
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A number under one seed. `seed` None: the number does not depend on the students' seed (a teacher's)."""
+    """A number under one seed. `seed` is None if the number does not depend on the students' seed (a teacher's)."""
 
     seed: int | None
     terms: tuple[Term, ...]
 
     @property
     def number(self) -> float | None:
-        """The signed sum, or None if a part of it is missing."""
+        """The signed sum, or None if a term is missing."""
         parts = [term.sign * term.value for term in self.terms if term.value is not None]
         return math.fsum(parts) if len(parts) == len(self.terms) else None
-
-    @property
-    def missing(self) -> list[Term]:
-        """The terms without a result."""
-        return [term for term in self.terms if term.value is None]
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number of the table: its samples, how it is printed, and the paper's figure exactly as printed there.
+    """A number of the table: its samples, its format, and the paper's figure exactly as printed.
 
-    `paper` is None where there is no paper to compare with, and empty where the paper leaves the place blank;
-    `paper_std` is the standard deviation that it prints, or empty. `fact` marks a property of a model, which has no
-    spread; `other_version` a number that other code had a part in than made most of the table.
+    `paper` is None if there is no paper to compare with, and empty if the paper leaves the place blank; `paper_std` is
+    the standard deviation that the paper prints, or empty. `is_model_size` marks a parameter count, which has no
+    spread; `from_other_version` a number that a version other than the table's main version computed, at least in part.
     """
 
     samples: tuple[Sample, ...]
     format: str
     paper: str | None = None
     paper_std: str = ""
-    fact: bool = False
-    other_version: bool = False
+    is_model_size: bool = False
+    from_other_version: bool = False
 
     @cached_property
     def numbers(self) -> list[float]:
-        """The unrounded numbers that there are, in the order of the seeds."""
+        """The unrounded numbers of the complete samples, in the order of the seeds."""
         return [sample.number for sample in self.samples if sample.number is not None]
 
     @property
-    def wanted(self) -> int:
-        """How many numbers there would be if every cell had finished."""
+    def planned(self) -> int:
+        """The count of numbers once every cell has finished."""
         return len(self.samples)
 
     @property
     def n(self) -> int:
-        """How many numbers there are."""
+        """The count of numbers so far."""
         return len(self.numbers)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned number is known."""
+        return self.n == self.planned
 
     @property
     def mean(self) -> float | None:
@@ -101,157 +100,88 @@ class Value:
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation (n - 1) over seeds; None below two."""
+        """The sample standard deviation (n - 1) over seeds; None for fewer than two."""
         return statistics.stdev(self.numbers) if self.n > 1 else None
 
     @property
     def is_difference(self) -> bool:
-        """Whether several cells make the number of one seed."""
+        """Whether the number of one seed has several terms."""
         return any(len(sample.terms) > 1 for sample in self.samples)
 
     @cached_property
     def interval(self) -> Interval | None:
-        """The 95 % intervals of a difference's mean over paired seeds; None for other numbers, and below two seeds."""
-        return interval(self.numbers) if self.is_difference else None
+        """The 95 % intervals of a mean difference over paired seeds; None for other numbers and for fewer than two."""
+        return estimate_interval(self.numbers) if self.is_difference else None
 
     @property
     def versions(self) -> list[str]:
-        """The code versions behind the numbers that there are, by name."""
-        there = [sample for sample in self.samples if sample.number is not None]
-        return sorted({version for sample in there for term in sample.terms for version in term.versions})
+        """The code versions behind the numbers so far, sorted."""
+        known = [term for sample in self.samples if sample.number is not None for term in sample.terms]
+        return sorted({version for term in known for version in term.versions})
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's, ours unrounded."""
+        """Our unrounded mean minus the paper's figure."""
         return self.mean - float(self.paper) if self.paper and self.mean is not None else None
 
     @property
     def missing(self) -> list[Term]:
         """The terms without a result, each cell once."""
-        return list({(t.cell_id, t.why): t for sample in self.samples for t in sample.missing}.values())
+        terms = [term for sample in self.samples for term in sample.terms if term.value is None]
+        return list({(term.cell_id, term.status): term for term in terms}.values())
 
 
-def absent(metric: str) -> tuple[Sample, ...]:
-    """The sample of a number that no cell of the grid makes."""
-    return (Sample(None, (Term(1, metric, NOTHING, None, None, ABSENT),)),)
+def make_absent_samples(metric: str, seed: int | None = None) -> tuple[Sample, ...]:
+    """Return the sample of a number that no cell of the grid computes."""
+    return (Sample(seed, (Term(1, metric, MISSING, seed, None, ABSENT),)),)
 
 
-def term(cell: Cell, metric: str, record: Record | None, teacher: Record | None = None) -> Term:
-    """What a cell's record says about a metric (or about `parameters`, in millions); `teacher` is its teacher's."""
-    blank = Term(1, metric, cell.cell_id, cell.seed, None, "not run")
+def make_term(cell: Cell, metric: str, record: CellRecord | None, teacher: CellRecord | None = None) -> Term:
+    """Return the term of one cell.
+
+    Args:
+        cell: The cell.
+        metric: A metric's name, or `PARAMETERS` for the model's size in millions.
+        record: The cell's record; None if it was never run.
+        teacher: The record of the cell's teacher, if it has one.
+    """
     if record is None:
-        return blank
-    state = str(record.state)
-    known = replace(blank, run_id=record.run_id, commit=record.commit, reason=_line(record.reason))
-    made = [done.commit for done in (record, teacher) if done is not None and done.state == "finished"]
-    versions = tuple(dict.fromkeys(map(version_of, made)))
-    if metric == "parameters":
-        # The count is known from a model's first epoch on, whatever becomes of it.
-        if record.parameters is not None and state != "stale":
-            return replace(known, value=record.parameters / 1e6, state=state, reason="", versions=versions)
-    elif state == "finished":
-        value = record.metrics.get(metric)
-        if value is not None and math.isfinite(value):
-            return replace(known, value=float(value), state=state, reason="", versions=versions)
-        return replace(known, state=f"finished without {metric}", reason="")
-    if state in ("unfinished", "cancelled"):
+        return Term(1, metric, cell.cell_id, cell.seed, None, "not run")
+    state, reason = str(record.state), " ".join(record.reason.split())
+    value = _read_value(record, metric)
+    if value is not None or state == "finished":
+        reason = ""
+    if value is None and state == "finished":
+        state = f"finished without {metric}"
+    elif value is None and state in ("unfinished", "cancelled"):
         state = f"{state} (epoch {record.epoch} of {cell.epochs})"
-    return replace(known, state=state)
+    commits = [done.commit for done in (record, teacher) if done is not None and done.state == "finished"]
+    versions = tuple(dict.fromkeys(map(shorten_commit, commits))) if value is not None else ()
+    return Term(1, metric, cell.cell_id, cell.seed, value, state, reason, record.run_id, record.commit, versions)
 
 
 def subtract(left: tuple[Sample, ...], right: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """Differences paired by seed; a seed that one side lacks makes a missing number, not a different mean."""
-    by_seed = [{sample.seed: sample.terms for sample in side} for side in (left, right)]
-    seeds: dict[int | None, None] = dict.fromkeys(
-        seed for side in by_seed for seed in side if seed is not None
-    )  # fmt: skip
-    pairs = []
-    for seed in seeds or {None: None}:
-        sides = [side.get(seed, side.get(None)) for side in by_seed]
-        terms: list[Term] = []
-        for sign, found, fallback in zip((1, -1), sides, by_seed, strict=True):
-            metric = next(iter(fallback.values()))[0].metric
-            parts = found or (Term(1, metric, NOTHING, seed, None, ABSENT),)
-            terms += [replace(part, sign=sign * part.sign) for part in parts]
-        pairs.append(Sample(seed, tuple(terms)))
-    return tuple(sorted(pairs, key=lambda pair: -1 if pair.seed is None else pair.seed))
+    """Return the differences paired by seed; a seed that one side lacks gives a missing number."""
+    sides = [{sample.seed: sample.terms for sample in side} for side in (left, right)]
+    seeds: list[int | None] = [*sorted({seed for side in sides for seed in side if seed is not None})]
+    return tuple(
+        Sample(seed, (*_terms_under(seed, sides[0], sign=1), *_terms_under(seed, sides[1], sign=-1)))
+        for seed in seeds or [None]
+    )
 
 
-def fixed(number: float, spec: str, sign: bool = False) -> str:
-    """A number as text, without the "-0.00" that a tiny negative number would leave."""
-    text = format(number, spec)
-    if float(text) == 0:
-        text = text.lstrip("-")
-    return f"+{text}" if sign and not text.startswith("-") else text
+def _read_value(record: CellRecord, metric: str) -> float | None:
+    if metric == PARAMETERS:
+        # Known from the first epoch on, even if the cell fails later.
+        return record.parameters / 1e6 if record.parameters is not None else None
+    value = record.metrics.get(metric) if record.state == "finished" else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
-def decimals(printed: str) -> int:
-    """How many decimals a printed figure has."""
-    return len(printed.partition(".")[2])
-
-
-def texts(value: Value) -> dict[str, str]:
-    """The texts of a number, by the names of its columns in a CSV file; what there is not is "-"."""
-    ours = {"ours": value.mean, "std": value.std, **dict.fromkeys(BOUNDS)}
-    if value.interval is not None:
-        bounds = value.interval
-        ours |= dict(zip(BOUNDS, (bounds.low, bounds.high, bounds.bootstrap_low, bounds.bootstrap_high), strict=True))
-    return {
-        **{name: NOTHING if number is None else fixed(number, value.format) for name, number in ours.items()},
-        "n": str(value.n),
-        "paper": value.paper or NOTHING,
-        "paper std": value.paper_std or NOTHING,
-        "difference": (
-            NOTHING if value.difference is None or not value.paper
-            else fixed(value.difference, f".{decimals(value.paper)}f", sign=True)
-        ),
-    }  # fmt: skip
-
-
-def spread_text(value: Value) -> str:
-    """` ± 0.71 (3)`: standard deviation and number of seeds, as they follow a mean; empty for a single number."""
-    if value.wanted < 2 or value.mean is None:
-        return ""
-    said = texts(value)
-    return f" ± {said['std']} ({said['n']})"
-
-
-def interval_text(value: Value) -> str:
-    """`[0.08, 1.62]`, the t interval of a difference, `[-]` where one seed makes none; empty for other numbers."""
-    if not value.is_difference or value.mean is None:
-        return ""
-    said = texts(value)
-    return f"[{NOTHING}]" if value.interval is None else f"[{said['low']}, {said['high']}]"
-
-
-def printed(value: Value) -> str:
-    """The paper's figure with its standard deviation, where it prints one, or "-"."""
-    return f"{value.paper} ± {value.paper_std}" if value.paper and value.paper_std else value.paper or NOTHING
-
-
-def states(value: Value, brief: bool = False) -> str:
-    """Why numbers are missing, or "finished"; `brief` leaves the reasons out.
-
-    With several seeds, "n = 2 of 3" comes first and each missing cell says its seed.
-    """
-    if value.n == value.wanted:
-        return "finished"
-    missing = value.missing
-    said = list(dict.fromkeys(term.state if brief else term.why for term in missing))
-    if value.wanted == 1 or (value.n == 0 and len(said) == 1):
-        return "; ".join(said)
-    count = f"n = {value.n} of {value.wanted}"
-    if brief:
-        return count
-    each = dict.fromkeys(f"seed {t.cell_seed}: {t.why}" if t.cell_seed is not None else t.why for t in missing)
-    return "; ".join([count, *each])
-
-
-def finished(values: Iterable[Value]) -> tuple[int, int]:
-    """How many of the values have all their numbers, and how many there are."""
-    found = list(values)
-    return sum(value.n == value.wanted for value in found), len(found)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _terms_under(seed: int | None, side: dict[int | None, tuple[Term, ...]], sign: int) -> list[Term]:
+    """Return one side's terms under a seed; a number without a seed serves every seed."""
+    terms = side.get(seed, side.get(None))
+    if terms is None:
+        metric = next(iter(side.values()))[0].metric
+        terms = make_absent_samples(metric, seed)[0].terms
+    return [replace(term, sign=sign * term.sign) for term in terms]

@@ -1,20 +1,21 @@
-"""What is done, and with what result: receipts, checkpoints and claims, on any file system that fsspec reaches."""
+"""Results, checkpoints and claims of cells, on any file system that fsspec supports."""
 
-from pld_grid.store.cells import KEPT_CHECKPOINTS, Store, is_cell_id
-from pld_grid.store.content import (
-    EpochRecord,
-    Manifest,
-    Mirror,
-    Note,
-    Progress,
-    Provenance,
-    Receipt,
-    State,
-    Status,
-)
-from pld_grid.store.files import PATIENCE, Files, sha256
+from pld_grid.store.cells import KEPT_CHECKPOINTS, Store
+from pld_grid.store.file_store import RETRY_TIMEOUT_SECONDS, sha256
+from pld_grid.store.records import CellRecord
+from pld_grid.store.schema import EpochRecord, Manifest, Mirror, Note, Provenance, Receipt, Status
 
 __all__ = [
-    "KEPT_CHECKPOINTS", "PATIENCE", "EpochRecord", "Files", "Manifest", "Mirror", "Note", "Progress", "Provenance",
-    "Receipt", "State", "Status", "Store", "is_cell_id", "sha256",
-]  # fmt: skip
+    "KEPT_CHECKPOINTS",
+    "RETRY_TIMEOUT_SECONDS",
+    "CellRecord",
+    "EpochRecord",
+    "Manifest",
+    "Mirror",
+    "Note",
+    "Provenance",
+    "Receipt",
+    "Status",
+    "Store",
+    "sha256",
+]

@@ -1,8 +1,8 @@
-"""The schema of an MLflow database: made, or brought up to date, by one process at a time.
+"""Create and upgrade the schema of an MLflow database, in one process at a time.
 
-Processes that let MLflow make the schema at the same time, or die while it does, spoil a sqlite database for good, and
-all but one of them fail on PostgreSQL. Hence a lock: a file beside an embedded database, which gets its name only when
-it is complete; an advisory lock inside PostgreSQL, which ends with the connection that holds it.
+If several processes let MLflow create the schema at the same time, or are killed while it does, a sqlite database is
+damaged for good, and on PostgreSQL all but one of them fail. Hence a lock: a file beside an embedded database, which
+gets its name only when it is complete; an advisory lock in PostgreSQL, which ends with the connection that holds it.
 """
 
 import errno
@@ -16,48 +16,49 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from pld_grid.errors import InputError, TrackingError
-from pld_grid.track.server import SQLITE, connect, database_path, kind, load, reporting
-from pld_grid.uris import public_uri
+from pld_grid.track.mlflow_client import translate_errors
+from pld_grid.track.mlflow_internals import create_sqlite_schema, open_engine, upgrade_schema
+from pld_grid.track.tracking_uri import SQLITE, database_path, is_server, uri_scheme
+from pld_grid.util.errors import InputError, TrackingError
+from pld_grid.util.redact import public_uri
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-SCHEMA_TIMEOUT = 300  # seconds to wait for another process that makes the schema
-_LOCK = int.from_bytes(b"pld_grid", "big")  # PostgreSQL names advisory locks by number
+LOCK_TIMEOUT_SECONDS = 300
+_LOCK_NUMBER = int.from_bytes(b"pld_grid", "big")  # PostgreSQL identifies advisory locks by numbers
 
 
 def prepare_database(tracking_uri: str) -> None:
-    """Makes the schema of a sqlite or PostgreSQL database that has none yet; does nothing for any other URI.
+    """Create the schema of a sqlite or PostgreSQL database if it has none; do nothing for any other URI.
 
     Raises:
         InputError: one of MLflow's settings is wrong.
         TrackingError: the database cannot be reached or written, or another process holds its lock for too long.
     """
     path = database_path(tracking_uri)
-    with reporting(tracking_uri):
+    with translate_errors(tracking_uri):
         if path is not None:
             if not _has_schema(path):
                 with _file_lock(path):
-                    if not _has_schema(path):
-                        _make_database(path)
-        elif kind(tracking_uri) == "postgresql":
+                    _create_database(path)
+        elif uri_scheme(tracking_uri) == "postgresql":
             from sqlalchemy import inspect
 
-            with _engine(tracking_uri) as engine:
-                # Alembic's own table comes with the last migration or not at all.
+            with open_engine(tracking_uri) as engine:
+                # Alembic's own table is written by the last migration.
                 if not inspect(engine).has_table("alembic_version"):
                     with _advisory_lock(engine, tracking_uri):
-                        _upgrade(engine, tracking_uri)
+                        upgrade_schema(engine, tracking_uri)
 
 
 def upgrade_database(tracking_uri: str) -> tuple[str | None, str]:
-    """Makes the schema of a database, or brings it up to what the installed MLflow wants.
+    """Create the schema of a database, or upgrade it to that of the installed MLflow.
 
     Returns:
-        The schema's revision before (None: there was none) and now.
+        The schema's revision before (None if there was none) and now.
 
     Raises:
         InputError: the URI is not that of a sqlite or PostgreSQL database.
@@ -65,63 +66,19 @@ def upgrade_database(tracking_uri: str) -> tuple[str | None, str]:
     """
     path = database_path(tracking_uri)
     if path is not None:
-        with reporting(tracking_uri), _file_lock(path):
-            if not _has_schema(path):
-                _make_database(path)
-                with _engine(tracking_uri) as engine:
-                    return None, _upgrade(engine, tracking_uri)[1]
-            with _engine(tracking_uri) as engine:
-                return _upgrade(engine, tracking_uri)
-    if kind(tracking_uri) in ("http", "https"):
+        with translate_errors(tracking_uri), _file_lock(path):
+            created = _create_database(path)
+            with open_engine(tracking_uri) as engine:
+                before, now = upgrade_schema(engine, tracking_uri)
+                return None if created else before, now
+    if uri_scheme(tracking_uri) != "postgresql":
+        kind = "a server, and the schema is its database's" if is_server(tracking_uri) else "not a database"
         raise InputError(
-            f"{public_uri(tracking_uri)} is a server, and the schema is its database's: give the URI that the server "
-            "has as --backend-store-uri (postgresql://... or sqlite:///...)"
+            f"{public_uri(tracking_uri)} is {kind}: give the database's URI (postgresql://... or sqlite:///...), which "
+            "an MLflow server has as --backend-store-uri"
         )
-    if kind(tracking_uri) != "postgresql":
-        raise InputError(f"{public_uri(tracking_uri)} is not a database: give postgresql://... or sqlite:///...")
-    with reporting(tracking_uri), _engine(tracking_uri) as engine, _advisory_lock(engine, tracking_uri):
-        return _upgrade(engine, tracking_uri)
-
-
-def _upgrade(engine: "Engine", tracking_uri: str) -> tuple[str | None, str]:
-    """Inside the lock: revisions before and after."""
-    from alembic.util import CommandError
-    from mlflow.store.db import utils
-    from mlflow.version import VERSION
-
-    before: str | None = utils._get_schema_version(engine)  # type: ignore[no-untyped-call]
-    latest: str = utils._get_latest_schema_revision()  # type: ignore[no-untyped-call]
-    if before != latest:
-        try:
-            # Goes on wherever the database stands: empty, half made, or an older version's.
-            utils._initialize_tables(engine)  # type: ignore[no-untyped-call]
-        except CommandError:
-            raise TrackingError(
-                f"MLflow at {public_uri(tracking_uri)}: its schema ({before}) is newer than MLflow {VERSION}, which is "
-                "installed here; use the version that made it"
-            ) from None
-    return before, latest
-
-
-@contextmanager
-def _engine(tracking_uri: str) -> Iterator["Engine"]:
-    """Connects when first used, and without MLflow's minutes of retries."""
-    load()
-    from mlflow.store.db.utils import create_sqlalchemy_engine
-
-    try:
-        engine = create_sqlalchemy_engine(tracking_uri)  # type: ignore[no-untyped-call]
-    except ValueError as error:  # a port that is no number
-        raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: {error}") from None
-    except ModuleNotFoundError as error:
-        ours = ": pip install 'pld_grid[server]'" if error.name == "psycopg" else ""
-        raise TrackingError(
-            f"MLflow at {public_uri(tracking_uri)}: the package {error.name} is missing{ours}"
-        ) from None
-    try:
-        yield engine
-    finally:
-        engine.dispose()
+    with translate_errors(tracking_uri), open_engine(tracking_uri) as engine, _advisory_lock(engine, tracking_uri):
+        return upgrade_schema(engine, tracking_uri)
 
 
 @contextmanager
@@ -129,40 +86,38 @@ def _advisory_lock(engine: "Engine", tracking_uri: str) -> Iterator[None]:
     from sqlalchemy import text
 
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        until = time.monotonic() + SCHEMA_TIMEOUT
-        # Asked again and again, because waiting inside PostgreSQL keeps a snapshot, which some migrations wait for.
-        while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
-            if time.monotonic() > until:
+        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        # Polled, because waiting inside PostgreSQL keeps a snapshot open, for whose end some migrations wait.
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK_NUMBER}):
+            if time.monotonic() > deadline:
                 raise TrackingError(f"MLflow at {public_uri(tracking_uri)}: another process is making its schema")
             time.sleep(0.2)
         try:
             yield
         finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+            connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK_NUMBER})
 
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
     lock = f"{path}.lock"
     try:
-        _has_schema(path)  # beside a device not even a lock is made
+        _has_schema(path)  # raises before a lock is created beside a device
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What keeps it from being made is no other process, for which FileLock takes it.
+        # FileLock would take every obstacle to creating the file for another process that holds the lock.
         if Path(lock).is_symlink():
             raise OSError(errno.ELOOP, f"{lock} is a link")
         Path(lock).touch()
-        with FileLock(lock, timeout=SCHEMA_TIMEOUT):
+        with FileLock(lock, timeout=LOCK_TIMEOUT_SECONDS):
             yield
-    except Timeout:
-        raise TrackingError(f"MLflow database {path}: another process holds {lock}") from None
-    except OSError as error:
+    except OSError as error:  # among them filelock's Timeout
         raise TrackingError(f"MLflow database {path}: {error.strerror or error}") from None
 
 
 def _has_schema(path: Path) -> bool:
-    """Whether there is anything in the file; what is in it is for MLflow to judge.
+    """Return whether the file has any content; MLflow judges what the content is.
 
-    Raises TrackingError where something else has the name, such as a device or a link: a database would replace it.
+    Raises TrackingError if the path is a device, a link or the like, which a new database would replace.
     """
     if path.is_file() and path.stat().st_size > 0:
         return True
@@ -171,19 +126,17 @@ def _has_schema(path: Path) -> bool:
     return False
 
 
-def _make_database(path: Path) -> None:
+def _create_database(path: Path) -> bool:
+    """Create a database with a schema unless there is one; return whether it was created. Needs the lock."""
+    if _has_schema(path):
+        return False
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        connect(f"{SQLITE}{temporary}")
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        store = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-            f"{SQLITE}{temporary}", (path.parent / "mlartifacts").as_uri()
-        )
-        store.engine.dispose()
-        # Readers (the UI, a report) then never wait for the writer. The setting stays with the file.
+        create_sqlite_schema(f"{SQLITE}{temporary}", (path.parent / "mlartifacts").as_uri())
+        # In this mode readers (the UI, a report) never wait for the writer. The mode is stored in the file.
         with closing(sqlite3.connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    return True

@@ -1,10 +1,10 @@
-"""The torch side: losses, models, data and the one training loop. Knows neither Ray nor MLflow."""
+"""Train cohorts with torch: losses, models, data and the training loop, without Ray and MLflow."""
 
 import gc
 
-# Importing torch and timm makes 400,000 objects that stay. Python's collector, whose default is to look after every 700
-# new ones, takes a fifth of that import's time to find so.
-_NEW_OBJECTS = 10_000
-_now, *_older = gc.get_threshold()
-if 0 < _now < _NEW_OBJECTS:
-    gc.set_threshold(_NEW_OBJECTS, *_older)
+# Importing torch and timm creates 400,000 objects that stay. With Python's default of a collection after every 700 new
+# objects, a fifth of the import's time would go into garbage collection.
+_MIN_GC_THRESHOLD = 10_000
+_threshold, *_older = gc.get_threshold()
+if 0 < _threshold < _MIN_GC_THRESHOLD:
+    gc.set_threshold(_MIN_GC_THRESHOLD, *_older)

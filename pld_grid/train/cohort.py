@@ -1,7 +1,4 @@
-"""Trains a cohort: claims its cells, trains them side by side, and in halves where memory is short.
-
-Runs in a plain process; whoever calls it hears of progress through a listener.
-"""
+"""Train a cohort in a plain process: claim its cells, train them side by side, and in halves if memory is short."""
 
 import contextlib
 import gc
@@ -11,112 +8,117 @@ from functools import partial
 
 import torch
 
-from pld_grid import stop
-from pld_grid.errors import StoreError, StoreFull
-from pld_grid.events import Event, Listener
-from pld_grid.plan import Cohort
-from pld_grid.spec import Cell
-from pld_grid.store import Store
+from pld_grid.experiment.cell import Cell
+from pld_grid.experiment.cohort import Cohort
+from pld_grid.experiment.events import CohortSplit, EventCallback
 from pld_grid.store.claims import Claims
 from pld_grid.store.leases import Lease
-from pld_grid.train.device import out_of_memory
-from pld_grid.train.failure import Failed, fail_cell
+from pld_grid.train.device import is_out_of_memory
+from pld_grid.train.failure import TrainingError, fail_cell, report_claimed_elsewhere
 from pld_grid.train.group import Group
-from pld_grid.train.surroundings import Surroundings
-from pld_grid.train.training import Training, held
+from pld_grid.train.recorder import CellRecorder
+from pld_grid.train.run_context import RunContext
+from pld_grid.train.training import Training
+from pld_grid.util.errors import StoreError, StoreFull
 
 
 def train_cohort(
     cells: Sequence[Cell],
-    surroundings: Surroundings,
-    listener: Listener = lambda _: None,
+    context: RunContext,
+    on_event: EventCallback = lambda _: None,
     flush: Callable[[], None] = lambda: None,
     group: Group | None = None,
 ) -> None:
-    """Trains every cell that has no receipt yet and that no other run trains, from its last checkpoint on.
+    """Train every cell that has no receipt and that no other run trains, from its last checkpoint on.
 
-    Cells that diverge or whose own code raises leave the cohort; the others go on with the same numbers. A cohort that
-    does not fit into memory is split in two, and both halves go on from their checkpoints. Asked to stop (see
-    `pld_grid.stop`), it keeps a checkpoint after the epoch and returns. What happens is told to `listener` and kept in
-    the store; `flush` says that nothing more comes for a while (an epoch begins).
+    Cells that diverge or whose own code raises leave the cohort; the others continue with the same numbers. A cohort
+    that does not fit into memory is split in two, and both halves continue from their checkpoints. If the run is asked
+    to stop (see `store.stop_requests`), it saves a checkpoint after the epoch and returns.
 
     All processes of a group call this with the same cells and settings, and get the same numbers up to rounding as one
-    process does. The first one alone writes to the store, calls `listener` and `flush`. Of a process that raises, the
-    others must be ended, or will raise GroupBroken once it is gone.
+    process does. Only the main process writes to the store and calls `on_event` and `flush`. If one process raises, the
+    others raise GroupBroken once it has exited.
+
+    Args:
+        cells: share batches and teacher.
+        context: where to train.
+        on_event: called with each event.
+        flush: called when no event follows for a while, as an epoch begins.
+        group: the processes that train the cohort; None for this process alone.
 
     Raises:
         DataError: the dataset is missing or damaged.
+        LoaderWorkerDied: a data loader process was killed.
         StoreError: the store cannot be used, or the teacher's weights are missing.
         ValueError: the cells do not share batches and teacher.
     """
     group = group or Group()
-    store = group.store(surroundings.store)
+    store = group.open_store(context.store)
     lease = Lease(
-        store, f"{surroundings.run or 'alone'}-{uuid.uuid4().hex[:12]}", node=surroundings.node,
-        hung_after=surroundings.machine.hung_after,
-    )  # fmt: skip
-    claims = Claims(store, lease, surroundings.run, surroundings.lapsed)
-    with lease.held() if group.first else contextlib.nullcontext():
+        store,
+        f"{context.run or 'alone'}-{uuid.uuid4().hex[:12]}",
+        node=context.node,
+        hung_after=context.machine.hung_after,
+    )
+    claims = Claims(store, lease, context.run, context.expired)
+    recorder = CellRecorder(store, context, claims, group, on_event, flush)
+    with lease.keep_alive() if group.is_main else contextlib.nullcontext():
         try:
-            _train_claimed(cells, surroundings, listener, flush, group, store, claims)
+            _train_or_split(cells, recorder)
         finally:
             claims.release_all()
 
 
-def _train_claimed(
-    cells: Sequence[Cell], surroundings: Surroundings, listener: Listener, flush: Callable[[], None], group: Group,
-    store: Store, claims: Claims,
-) -> None:  # fmt: skip
-    gone: set[str] = set()
-
-    def hear(event: Event) -> None:
-        if event.kind in ("failed", "held"):
-            gone.add(event.cell_id)
-        if group.first:
-            listener(event)
-
-    def claimed(cohort: Cohort) -> list[Cell]:
-        ours = []
-        for cell in cohort.cells:
-            if cell.cell_id in gone or store.receipt(cell) is not None:
-                continue
-            try:
-                if claims.take(cell):
-                    ours.append(cell)
-                elif store.receipt(cell) is None:
-                    hear(held(store, cell))
-            except StoreFull:
-                raise
-            except StoreError as error:
-                fail_cell(store, cell, 0, error, hear)
-        return ours
-
-    def fail(cell: Cell, error: Exception) -> None:
-        if not group.decide(lambda: claims.holds(cell.cell_id)):
-            hear(held(store, cell))
-            return
-        known = store.progress(cell.cell_id)
-        fail_cell(store, cell, known.epochs[-1].epoch if known is not None and known.epochs else 0, error, hear)
-
+def _train_or_split(cells: Sequence[Cell], recorder: CellRecorder) -> None:
+    """Train the cells together, or in ever smaller halves if they do not fit into memory."""
     queue = [Cohort(tuple(cells))]
-    while queue and not group.decide(lambda: stop.requested(store, surroundings.run)):
-        wanted = group.decide(partial(claimed, queue.pop()))
-        if not wanted:
+    while queue and not recorder.stop_requested():
+        claimed = recorder.group.broadcast(partial(_claim, queue.pop(), recorder))
+        halves = _train(claimed, recorder) if claimed else None
+        if halves is not None:
+            queue += halves
+            # Only now: the traceback of the error kept every tensor alive.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _claim(cohort: Cohort, recorder: CellRecorder) -> list[Cell]:
+    """Claim the unfinished cells of a cohort that no other process trains, and return them."""
+    store, claimed = recorder.store, []
+    for cell in cohort.cells:
+        if cell.cell_id in recorder.dropped or store.receipt(cell) is not None:
             continue
         try:
-            Training(wanted, store, surroundings, claims, hear, flush if group.first else lambda: None, group).run()
-            continue
-        except Exception as error:
-            # In a group, only what all processes have agreed on finds them at the same place.
-            if not out_of_memory(error) or (group.size > 1 and not isinstance(error, Failed)):
-                raise
-            left = [cell for cell in wanted if cell.cell_id not in gone]
-            if len(left) == 1:
-                fail(left[0], error)
-            else:
-                queue += reversed(Cohort(tuple(left)).halves())
-                hear(Event("split", left[0].cell_id, reason=f"{len(left)} students do not fit into memory"))
-        # Not inside the handler: the traceback keeps every tensor.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            if recorder.claims.acquire(cell):
+                claimed.append(cell)
+            elif store.receipt(cell) is None:
+                report_claimed_elsewhere(store, cell, recorder.emit)
+        except StoreFull:
+            raise
+        except StoreError as error:
+            fail_cell(store, cell, 0, error, recorder.emit)
+    return claimed
+
+
+def _train(cells: list[Cell], recorder: CellRecorder) -> list[Cohort] | None:
+    """Train claimed cells; if they do not fit into memory, return the halves to train instead."""
+    try:
+        Training(cells, recorder).run()
+        return None
+    except Exception as error:
+        # In a group, processes are at the same place only after an error that all have received.
+        if not is_out_of_memory(error) or (recorder.group.size > 1 and not isinstance(error, TrainingError)):
+            raise
+        return _split(cells, recorder, error)
+
+
+def _split(cells: list[Cell], recorder: CellRecorder, error: Exception) -> list[Cohort]:
+    """Return the halves of what is left of a cohort that does not fit into memory; a single cell fails instead."""
+    remaining = [cell for cell in cells if cell.cell_id not in recorder.dropped]
+    if len(remaining) == 1:
+        record = recorder.store.record(remaining[0].cell_id)
+        recorder.fail(remaining[0], record.epoch if record is not None else 0, error)
+        return []
+    recorder.emit(CohortSplit(remaining[0].cell_id, reason=f"{len(remaining)} students do not fit into memory"))
+    return list(reversed(Cohort(tuple(remaining)).halves()))

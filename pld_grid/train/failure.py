@@ -1,72 +1,74 @@
-"""What becomes of an error: told in words, kept as a cell's end, or worth another try."""
+"""Turn exceptions into text, and record the failure of a cell."""
 
 import re
 import time
 import traceback
 from pathlib import Path
 
-from pld_grid.errors import StoreFull
-from pld_grid.events import Event, Listener
-from pld_grid.reading import one_line
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.experiment.events import CellFailed, ClaimedElsewhere, EventCallback
 from pld_grid.store import Status, Store
-from pld_grid.train.device import out_of_memory
+from pld_grid.store.claims import holder
+from pld_grid.train.device import is_out_of_memory
+from pld_grid.util.errors import StoreFull
+from pld_grid.util.text import one_line
 
-# torch has no error of its own for it.
-_LOADER_DIED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 
+class TrainingError(Exception):
+    """An exception as text: its type, message and place in the code. It holds no tensors and can be pickled.
 
-class Failed(Exception):
-    """An error in words (its type, text and place in the code): it holds no tensors and can be sent to others.
-
-    That of a lack of memory is a MemoryError too, that of a full store a StoreFull.
+    Made from an out-of-memory error it is a MemoryError too; made from a StoreFull it is a StoreFull.
     """
 
     @staticmethod
-    def of(error: BaseException) -> "Failed":
-        """The error in words."""
-        if isinstance(error, Failed):
+    def from_exception(error: BaseException) -> "TrainingError":
+        """Convert an exception, which may come from a loader process."""
+        if isinstance(error, TrainingError):
             return error
         frames = [(frame.filename, str(frame.lineno)) for frame in traceback.extract_tb(error.__traceback__)[-1:]]
-        said = str(error)
-        if said.startswith("Caught ") and "in DataLoader worker process" in said:
-            # torch brings an error from a loader's process as the text of its traceback.
-            frames = re.findall(r'^ *File "(.+)", line (\d+)', said, re.MULTILINE)[-1:] or frames
-            said = said.rstrip().rpartition("\n")[2].rpartition(f"{type(error).__name__}: ")[2]
+        message = str(error)
+        if message.startswith("Caught ") and "in DataLoader worker process" in message:
+            # torch passes on an error of a loader process as the text of its traceback.
+            frames = re.findall(r'^ *File "(.+)", line (\d+)', message, re.MULTILINE)[-1:] or frames
+            message = message.rstrip().rpartition("\n")[2].rpartition(f"{type(error).__name__}: ")[2]
         place = "".join(f" ({Path(file).name}:{line})" for file, line in frames)
-        # A text may come from a file, and goes to terminals.
-        text = one_line(" ".join(said.split()), 500)
+        # The message may quote a file, and is printed to terminals.
+        message = one_line(" ".join(message.split()), 500)
         if isinstance(error, StoreFull):
-            return _FailedForRoom(text)
-        said = f"{type(error).__name__}: {text}{place}"
-        if not out_of_memory(error):
-            return Failed(said)
-        # Not all that lack it say so.
-        return _FailedForMemory(said if "memory" in said.lower() else f"out of memory: {said}")
+            return _StoreFullError(message)
+        text = f"{type(error).__name__}: {message}{place}"
+        if not is_out_of_memory(error):
+            return TrainingError(text)
+        # Not every out-of-memory error mentions memory.
+        return _OutOfMemoryError(text if "memory" in text.lower() else f"out of memory: {text}")
 
 
-class _FailedForMemory(Failed, MemoryError):
+class _OutOfMemoryError(TrainingError, MemoryError):
     pass
 
 
-class _FailedForRoom(Failed, StoreFull):
+class _StoreFullError(TrainingError, StoreFull):
     pass
 
 
-def fail_cell(store: Store, cell: Cell, epoch: int, error: BaseException, listener: Listener) -> None:
-    """Notes that a cell failed, with the place in the code, and tells the listener."""
-    failure = Failed.of(error)
+def fail_cell(store: Store, cell: Cell, epoch: int, error: BaseException, on_event: EventCallback) -> None:
+    """Record in the store that a cell failed, and emit CellFailed.
+
+    Args:
+        store: where the cell and its status are written.
+        cell: the failed cell.
+        epoch: its last finished epoch.
+        error: becomes the reason, with its place in the code.
+        on_event: called with the event.
+    """
+    reason = str(TrainingError.from_exception(error))
     store.write_cell(cell)
-    store.write_status(cell.cell_id, Status(state="failed", reason=str(failure), epoch=epoch, time=time.time()))
-    listener(Event("failed", cell.cell_id, epoch, reason=str(failure)))
+    store.write_status(cell.cell_id, Status(state="failed", reason=reason, epoch=epoch, time=time.time()))
+    on_event(CellFailed(cell.cell_id, epoch, reason=reason))
 
 
-class LoaderDied(Exception):
-    """Processes of a data loader died again and again."""
-
-
-def loader_died(error: BaseException) -> bool:
-    """Whether a data loader's process was killed: what it would have loaded is as good as ever."""
-    return isinstance(error, LoaderDied) or (
-        isinstance(error, RuntimeError) and _LOADER_DIED.search(str(error)) is not None
-    )
+def report_claimed_elsewhere(store: Store, cell: Cell, on_event: EventCallback) -> None:
+    """Emit ClaimedElsewhere for a cell, naming the run that has claimed it if that is known."""
+    claim = holder(store, cell.cell_id)
+    reason = f"run {claim.run[:8] or claim.lease} on {claim.host} trains it" if claim else ""
+    on_event(ClaimedElsewhere(cell.cell_id, reason=reason))

@@ -1,10 +1,12 @@
-"""Several processes that train one cohort together, each on a device of its own.
+"""Several processes that train one cohort together, each on its own device.
 
-All run the same code, each on its own micro-batches, and meet in the same order; a group of one never does.
+All run the same code, each on its own micro-batches, and call the same collectives in the same order. A group of one
+process calls none.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,65 +14,63 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pld_grid.store import PATIENCE, Store
-from pld_grid.train.device import out_of_memory
-from pld_grid.train.failure import Failed
+from pld_grid.store import RETRY_TIMEOUT_SECONDS, Store
+from pld_grid.train.device import is_out_of_memory
+from pld_grid.train.failure import TrainingError
 
 T = TypeVar("T")
 
 
 class GroupBroken(Exception):
-    """Another process of the group is gone, so this one cannot go on."""
+    """Another process of the group has exited, so this one cannot continue."""
 
 
 class Group:
-    """The processes of a cohort: this one's rank, how many there are, and the few ways in which they meet.
-
-    Whatever meets raises GroupBroken if another process is gone.
+    """The processes that train a cohort, and their collectives, which raise GroupBroken if a process has exited.
 
     Args:
-        rank: from 0; the first process alone writes to the store and tells of events.
-        size: processes; more than one must have joined torch.distributed's default group.
+        rank: of this process, from 0. Only rank 0, the main process, writes to the store and emits events.
+        size: number of processes; more than one need torch.distributed's default group.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
 
     @classmethod
-    def joined(cls) -> "Group":
-        """The processes of torch.distributed's default group."""
+    def from_distributed(cls) -> "Group":
+        """Return the group of torch.distributed's default process group."""
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and tells."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and emits events."""
         return self.rank == 0
 
-    def store(self, uri: str) -> Store:
-        """The store: all processes read it, the first alone writes."""
-        return (Store if self.first else _ReadOnly)(uri, PATIENCE)
+    def open_store(self, uri: str) -> Store:
+        """Open the store, read-only except in the main process."""
+        return (Store if self.is_main else _ReadOnlyStore)(uri, RETRY_TIMEOUT_SECONDS)
 
-    def leave(self) -> None:
-        """Breaks the group for the others, who would wait for this process otherwise."""
+    def abort(self) -> None:
+        """Leave the group, so that the other processes raise GroupBroken instead of waiting for this one."""
         if self.size > 1:
             torch.distributed.destroy_process_group()
 
-    def add(self, values: Tensor) -> "Sum":
-        """Begins to replace values by their sum over the group."""
-        return Sum(_meet(torch.distributed.all_reduce, values, async_op=True))
+    def start_allreduce(self, values: Tensor) -> Callable[[], object]:
+        """Start to replace values by their sum over the group; the returned function waits until they are."""
+        return partial(_collective, _collective(torch.distributed.all_reduce, values, async_op=True).wait)
 
-    def agree(self, failure: Failed | None) -> Failed | None:
-        """The failure that counts for all, a lack of memory before others; None if no process has one."""
+    def allreduce_failure(self, failure: TrainingError | None) -> TrainingError | None:
+        """Return one failure for all processes, preferably an out-of-memory error; None if no process has one."""
         if self.size == 1:
             return failure
-        told: list[Failed | None] = [None] * self.size
-        _meet(torch.distributed.all_gather_object, told, failure)
-        failures = [each for each in told if each is not None]
-        return next((each for each in failures if out_of_memory(each)), failures[0] if failures else None)
+        gathered: list[TrainingError | None] = [None] * self.size
+        _collective(torch.distributed.all_gather_object, gathered, failure)
+        failures = [each for each in gathered if each is not None]
+        return next((each for each in failures if is_out_of_memory(each)), failures[0] if failures else None)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """What raises in this block in one process raises in all: elsewhere, and for a lack of memory, as Failed."""
+    def collective_errors(self) -> Iterator[None]:
+        """Raise an error of this block in all processes: as TrainingError in the others, or if memory is short."""
         if self.size == 1:
             yield
             return
@@ -79,68 +79,62 @@ class Group:
             yield
         except Exception as error:
             own = error
-        failure = self.agree(Failed.of(own) if own is not None else None)
+        failure = self.allreduce_failure(TrainingError.from_exception(own) if own is not None else None)
         if failure is None:
             return
-        raise failure if own is None or out_of_memory(failure) else own
+        raise failure if own is None or is_out_of_memory(failure) else own
 
-    def decide(self, choose: Callable[[], T]) -> T:
-        """What the first process chooses, in all of them."""
+    def broadcast(self, choose: Callable[[], T]) -> T:
+        """Call `choose` in the main process and return its result in all processes."""
         if self.size == 1:
             return choose()
         chosen: list[Any] = [None]
-        with self.together():
-            if self.first:
+        with self.collective_errors():
+            if self.is_main:
                 chosen = [choose()]
-        _meet(torch.distributed.broadcast_object_list, chosen, src=0)
-        answer: T = chosen[0]
-        return answer
+        _collective(torch.distributed.broadcast_object_list, chosen, src=0)
+        result: T = chosen[0]
+        return result
 
 
-class Sum:
-    """A sum under way."""
-
-    def __init__(self, work: Any) -> None:
-        self.work = work
-
-    def wait(self) -> None:
-        """Until the values are the sum."""
-        _meet(self.work.wait)
-
-
-def _meet(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Calls torch.distributed, which has no error of its own for a process that is gone."""
+def _collective(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Call torch.distributed, and raise GroupBroken for its RuntimeError, which means that a process has exited."""
     try:
         return call(*arguments, **options)
     except RuntimeError as error:
-        raise GroupBroken(f"a process of the cohort is gone: {str(error).splitlines()[0]}") from error
+        raise GroupBroken(f"a process of the cohort has exited: {str(error).splitlines()[0]}") from error
 
 
-class _ReadOnly(Store):
-    """The store of a process that must not write."""
+class _ReadOnlyStore(Store):
+    """A store in a process that must not write."""
 
     def write(self, data: bytes, *parts: str, durable: bool = True) -> None:
-        """Leaves it to the first process."""
+        """Do nothing: the main process does it."""
 
     def create(self, data: bytes, *parts: str) -> bool:
-        """Leaves it to the first process."""
+        """Do nothing: the main process does it."""
         return False
 
     def remove(self, *parts: str) -> None:
-        """Leaves it to the first process."""
+        """Do nothing: the main process does it."""
 
     def rename(self, old: tuple[str, ...], new: tuple[str, ...], last: str = "") -> None:
-        """Leaves it to the first process."""
+        """Do nothing: the main process does it."""
 
 
-class Exchange:
-    """What processes add up of one student at the end of an update, as one vector.
+class Reducer:
+    """Add up one student's gradients and BatchNorm statistics over a group at the end of an update.
 
-    These are gradients (of the sum of losses over a process's own micro-batches), which parameters have one, what
-    BatchNorm has seen, and whether the student failed, so that it leaves everywhere at the same update.
+    A single vector holds the gradients (of the sum of losses over a process's own micro-batches), which parameters have
+    one, BatchNorm's running statistics, and whether the student failed, so that all processes drop it at the same
+    update.
+
+    Args:
+        model: is on its device already.
+        group: more than one process.
 
     Raises:
-        ValueError: a BatchNorm layer whose statistics cannot be put together.
+        ValueError: a BatchNorm layer has no momentum.
     """
 
     def __init__(self, model: nn.Module, group: Group) -> None:
@@ -149,56 +143,56 @@ class Exchange:
         self.statistics = _RunningStatistics(model, group)
         sizes = [parameter.numel() for parameter in self.parameters]
         device = next(model.parameters()).device
-        seen, count = self.statistics.size, len(self.parameters)
-        self.vector = torch.zeros(sum(sizes) + seen + count + 1, device=device)
-        _, self.seen, self.flags = torch.split(self.vector, [sum(sizes), seen, count + 1])
-        # Laid out as the parameters are, so that an optimizer steps with them as with gradients of autograd's own.
+        statistics, count = self.statistics.size, len(self.parameters)
+        self.vector = torch.zeros(sum(sizes) + statistics + count + 1, device=device)
+        _, self.statistics_vector, self.flags = torch.split(self.vector, [sum(sizes), statistics, count + 1])
+        # Strided as the parameters, so that an optimizer steps as with autograd's own gradients.
         self.gradients = [
             self.vector.as_strided(parameter.shape, parameter.stride(), sum(sizes[:place]))
             for place, parameter in enumerate(self.parameters)
         ]
-        self.sum: Sum | None = None
+        self.wait: Callable[[], object] | None = None
 
-    def begin(self) -> None:
-        """Before the first micro-batch of an update."""
-        self.statistics.begin()
+    def begin_update(self) -> None:
+        """Prepare for the first micro-batch of an update."""
+        self.statistics.begin_update()
 
-    def fill(self) -> None:
-        """After this process's last micro-batch: takes down what it has."""
+    def collect(self) -> None:
+        """Copy gradients and statistics into the vector, after this process's last micro-batch of an update."""
         pairs = list(zip(self.gradients, (parameter.grad for parameter in self.parameters), strict=True))
         self.vector.zero_()
-        known = [(part, gradient) for part, gradient in pairs if gradient is not None]
-        if known:
-            torch._foreach_copy_([part for part, _ in known], [gradient for _, gradient in known])
-        self.statistics.fill(self.seen)
+        present = [(part, gradient) for part, gradient in pairs if gradient is not None]
+        if present:
+            torch._foreach_copy_([part for part, _ in present], [gradient for _, gradient in present])
+        self.statistics.collect(self.statistics_vector)
         self.flags[:-1].copy_(torch.tensor([float(gradient is not None) for _, gradient in pairs]))
 
-    def send(self, failed: bool) -> None:
-        """Begins to add up."""
+    def start_allreduce(self, failed: bool) -> None:
+        """Start to add up the vector over the group."""
         self.flags[-1] = float(failed)
-        self.sum = self.group.add(self.vector)
+        self.wait = self.group.start_allreduce(self.vector)
 
-    def receive(self) -> bool:
-        """Gives the model the group's gradients and statistics; False, and nothing of it, if it failed somewhere."""
-        assert self.sum is not None, "nothing was sent"
-        self.sum.wait()
-        # It would keep the connections open after this process has left.
-        self.sum = None
-        *known, failed = self.flags.tolist()
+    def finish_allreduce(self) -> bool:
+        """Load the sum into the model and return True; return False if the student failed in any process."""
+        assert self.wait is not None, "start_allreduce comes first"
+        self.wait()
+        # It would keep the connections open after this process has left the group.
+        self.wait = None
+        *gradient_counts, failed = self.flags.tolist()
         if failed:
             return False
-        for parameter, gradient, processes in zip(self.parameters, self.gradients, known, strict=True):
-            parameter.grad = gradient if processes else None
-        self.statistics.take(self.seen)
+        for parameter, gradient, count in zip(self.parameters, self.gradients, gradient_counts, strict=True):
+            parameter.grad = gradient if count else None
+        self.statistics.load_reduced(self.statistics_vector)
         return True
 
 
 class _RunningStatistics:
     """BatchNorm's running statistics, as one process would have them after all the micro-batches of an update.
 
-    They are moving averages over micro-batches in their order, so they are linear in where they start from: here the
-    first process starts from what is known and the others from zero, what each arrives at decays once for every
-    micro-batch that comes after its own, and the sum is the average over all.
+    They are moving averages over micro-batches in order, so they are linear in their initial values. The main process
+    starts from the current statistics and the others from zero; the result of each decays once for every micro-batch
+    that later processes have; the sum of these is the moving average over all.
     """
 
     def __init__(self, model: nn.Module, group: Group) -> None:
@@ -219,32 +213,32 @@ class _RunningStatistics:
             kept = [1 - (layer.momentum or 0.0) for layer in layers]
             self.kept = torch.tensor(kept, device=device, dtype=torch.float64)
             lengths = torch.tensor([len(values) for values in means], device=device)
-            # The layer that each of the values belongs to.
+            # For each value, the index of its layer.
             self.layer = torch.arange(len(layers), device=device).repeat_interleave(lengths).repeat(2)
 
-    def begin(self) -> None:
-        """Before the first micro-batch of an update."""
+    def begin_update(self) -> None:
+        """Prepare for the first micro-batch of an update."""
         if self.batches:
             self.before = torch.stack(self.batches)
-            if not self.group.first:
+            if not self.group.is_main:
                 torch._foreach_zero_(self.running)
 
-    def fill(self, out: Tensor) -> None:
-        """Writes what this process adds to the group's statistics."""
+    def collect(self, out: Tensor) -> None:
+        """Write this process's summand of the group's statistics."""
         if self.batches:
-            # A layer that is used twice, or is frozen, counts as often as it has seen a micro-batch.
+            # A layer may run twice per micro-batch, or be frozen and not count at all.
             own = torch.stack(self.batches) - self.before
             decay = self.kept ** (own * (self.group.size - 1 - self.group.rank))
             out.copy_(torch.cat([torch.cat(self.running) * decay[self.layer], own.double()]))
 
-    def take(self, total: Tensor) -> None:
-        """Makes the group's statistics the model's."""
+    def load_reduced(self, total: Tensor) -> None:
+        """Load the group's statistics into the model."""
         if self.batches:
-            *running, seen = torch.split(total, [*self.sizes, len(self.batches)])
+            *running, counts = torch.split(total, [*self.sizes, len(self.batches)])
             torch._foreach_copy_(self.running, running)
-            torch._foreach_copy_(self.batches, list((self.before + seen.long()).unbind()))
+            torch._foreach_copy_(self.batches, list((self.before + counts.long()).unbind()))
 
 
 def _buffer(value: Tensor | None) -> Tensor:
-    assert value is not None, "running statistics come together"
+    assert value is not None, "BatchNorm has either all running statistics or none"
     return value

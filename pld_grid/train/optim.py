@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a cell, from timm."""
+"""Build the optimizer and the learning-rate schedule of a cell with timm."""
 
 import inspect
 import warnings
@@ -9,12 +9,12 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from pld_grid.spec import Optimizer, Recipe
+from pld_grid.experiment.cell import Optimizer, Recipe
 
-# What only changes the speed, by device type, where torch's or timm's own choice is not the fastest one. Lamb's foreach
-# rounds differently from a plain loop, so the choice is made once for a type of device. AdamW's fused step would be
-# faster still on a CPU, but takes gradients to lie in memory as their parameters do, without a check.
-_SWITCHES = {
+# Options that only change the speed, by device type, where the default of torch or timm is not the fastest. Lamb's
+# foreach rounds differently from a plain loop, so there is one choice for all devices of a type. AdamW's fused step
+# would be faster still on a CPU, but assumes without a check that gradients are strided as their parameters.
+_SPEED_OPTIONS = {
     ("cpu", "lamb"): {"foreach": True},
     ("cpu", "adamw"): {"foreach": True},
     ("cpu", "adan"): {"foreach": True},
@@ -24,52 +24,51 @@ _SWITCHES = {
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """timm's optimizer of that name; norm and bias parameters are exempt from decay unless the cell says otherwise.
+    """Build timm's optimizer of that name, by default without weight decay on norm and bias parameters.
 
-    The model must be on its device already, which decides how the optimizer goes over the parameters.
+    The model must be on its device already, which decides how the optimizer iterates over the parameters.
     """
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.options.items()}
-    built: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
+    return timm.optim.create_optimizer_v2(
         model,
         opt=settings.name,
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         filter_bias_and_bn=not settings.decay_norm_and_bias,
-        **_switches(model, settings.name),
+        **_speed_options(model, settings.name),
         **options,
     )
-    return built
 
 
 def optimizer_error(settings: Optimizer) -> str:
-    """Why there is no such optimizer, in timm's or torch's words; empty if there is."""
+    """Return timm's or torch's message if the optimizer cannot be built, or an empty string."""
     tiny = nn.Module()
     tiny.weight = nn.Parameter(torch.ones(2, 2))
     try:
         with warnings.catch_warnings():
-            # They are for those who train with it.
+            # Warnings concern only a training with it.
             warnings.simplefilter("ignore")
             build_optimizer(tiny, settings)
     except MemoryError:
         raise
-    # Each optimizer has its own way of refusing what it is given.
+    # Optimizers raise various errors for invalid options.
     except Exception as error:
         return str(error) or f"{settings.name} refuses its options"
     return ""
 
 
-def _switches(model: nn.Module, name: str) -> dict[str, Any]:
+def _speed_options(model: nn.Module, name: str) -> dict[str, Any]:
     device = next(model.parameters()).device.type
     # Older versions of timm lack some of them.
     accepted = inspect.signature(timm.optim.get_optimizer_class(name, bind_defaults=False)).parameters
-    return {switch: on for switch, on in _SWITCHES.get((device, name), {}).items() if switch in accepted}
+    return {option: on for option, on in _SPEED_OPTIONS.get((device, name), {}).items() if option in accepted}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads what `state_dict` returned, maybe on another type of device; what only changes the speed stays as it is."""
+    """Load a `state_dict`, maybe of another type of device, but keep the options that only change the speed."""
     groups = [
-        saved | {switch: here[switch] for switch in ("foreach", "fused") if switch in here}
-        for here, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+        saved | {option: group[option] for option in ("foreach", "fused") if option in group}
+        for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
     optimizer.load_state_dict(state | {"param_groups": groups})
 
@@ -77,9 +76,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 def build_schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, updates_per_epoch: int
 ) -> CosineLRScheduler:
-    """Linear warm-up, then one cosine over the remaining updates (section 5); a pure function of the update number.
+    """Build a linear warm-up followed by one cosine over the remaining updates (section 5).
 
-    A warm-up as long as the whole training would leave no cosine: it is cut to one update less.
+    The learning rate is a pure function of the update number. The warm-up is shortened to leave at least one update for
+    the cosine.
+
+    Args:
+        optimizer: whose learning rate is scheduled.
+        recipe: has the warm-up and the final learning rate.
+        epochs: length of the training.
+        updates_per_epoch: optimizer steps in an epoch.
     """
     updates = epochs * updates_per_epoch
     warmup = min(round(recipe.warmup_epochs * updates_per_epoch), updates - 1)

@@ -1,8 +1,8 @@
-"""Counter-based random numbers: a draw depends on what it is for, never on what was drawn before.
+"""Counter-based random numbers: a draw depends on its purpose, never on earlier draws.
 
 Data order and augmentation depend on (seed, epoch, sample index) alone, initial weights on (seed, architecture),
-dropout on (seed, epoch, micro-batch). So nothing has to be saved or replayed to resume, and the number of workers,
-the cohort and the loss cannot change a draw. SplitMix64 (Steele et al., 2014) is used directly because library
+dropout on (seed, epoch, micro-batch). Resuming needs no generator state, and the number of workers, the cohort and the
+loss cannot change a draw. SplitMix64 (Steele et al., 2014) is used directly because library
 generators do not promise equal streams across versions.
 """
 
@@ -17,7 +17,7 @@ _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def derive(*parts: object) -> int:
-    """A 63-bit seed from any parts, for generators that want one number."""
+    """Derive a 63-bit seed from any values."""
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
@@ -35,14 +35,16 @@ def _hash(key: int, indices: npt.ArrayLike) -> U64:
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
-    """The order of the training images in an epoch: a permutation of 0 .. size - 1."""
+    """Return the order of the training images in an epoch: a permutation of 0 .. size - 1."""
     return np.argsort(_hash(derive("order", seed, epoch), np.arange(size)), kind="stable")
 
 
 def uniforms(seed: int, epoch: int, indices: npt.ArrayLike, draws: int) -> npt.NDArray[np.float64]:
-    """Uniform numbers in [0, 1) for the augmentation of samples.
+    """Draw uniform numbers in [0, 1) for the augmentation of samples.
 
     Args:
+        seed: of the cell.
+        epoch: from 1.
         indices: sample indices in the training set, shape (N,).
         draws: numbers per sample, D.
 

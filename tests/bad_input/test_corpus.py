@@ -1,19 +1,19 @@
-"""Everything that users get wrong, through the front door: one line, the exit code, nothing started or written."""
+"""Every user error gives one line and its exit code, and starts or writes nothing."""
 
 import struct
 from pathlib import Path
 
 import pytest
 from corpus import evidence, grids, kinds, models, names, profiles, tables, weights
-from front_door import Case, FrontDoor
+from error_cases import Case
 
 ALL = {f"{kind}: {name}": case for kind, cases in kinds().items() for name, case in cases.items()}
-# One of each kind, and those that only a process of its own can show.
+# One case of each kind, and those that need a process of their own.
 ALONE = {f"{kind}: {next(iter(cases))}" for kind, cases in kinds().items()}
 ALONE |= {name for name, case in ALL.items() if case.alone}
 
 
-def test_the_corpus_is_large_and_no_case_is_there_twice() -> None:
+def test_corpus_is_large_and_has_no_duplicates():
     distinct = {(c.command, *sorted(c.files.items()), *sorted(c.settings.items()), c.prepare) for c in ALL.values()}
     assert len(distinct) == len(ALL) >= 150
     files = {path.stem for path in (Path(__file__).parent / "corpus").glob("*.py")} - {"__init__"}
@@ -22,13 +22,13 @@ def test_the_corpus_is_large_and_no_case_is_there_twice() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_is_refused_in_one_line(door: FrontDoor, name: str) -> None:
-    door.refuses(ALL[name])
+def test_case_is_one_error_line(door, name):
+    door.check_in_process(ALL[name])
 
 
 @pytest.mark.parametrize("name", sorted(ALONE))
-def test_is_refused_as_people_start_it(door: FrontDoor, name: str) -> None:
-    door.refuses_alone(ALL[name])
+def test_case_in_subprocess_is_one_error_line(door, name):
+    door.check_in_subprocess(ALL[name])
 
 
 WEIGHTS = {
@@ -38,7 +38,7 @@ WEIGHTS = {
 EVIDENCE = evidence.line(evidence.HEADER, {}) + evidence.line(evidence.RECORD, {})
 PRINTED = {"reports/paper/mine.csv": tables.PRINTED, "reports/paper/claims.yaml": tables.CLAIMS}
 OWN = ("--profile", "own.yaml")
-FINE = {
+VALID = {
     "grids": Case(("plan", "own.yaml"), "", {"own.yaml": grids.block("seed: 0")}),
     "profiles": Case(("plan", "my grid.yaml", *OWN), "", {"my grid.yaml": names.GRID, "own.yaml": profiles.PROFILE}),
     "models": Case(
@@ -63,11 +63,11 @@ FINE = {
 }
 
 
-@pytest.mark.parametrize("kind", FINE)
-def test_what_cases_are_made_from_is_fine(door: FrontDoor, kind: str) -> None:
-    """So that each is refused for the one thing that is wrong with it."""
-    FINE[kind].lay_out(door.work)
-    code, _, err = door.run(FINE[kind])
-    # A record of no known cell is a line's only fault that is not the line's.
-    assert (code == 0) == (FINE[kind].says == ""), err
-    assert FINE[kind].says in err
+@pytest.mark.parametrize("kind", VALID)
+def test_inputs_that_cases_modify_are_valid(door, kind):
+    """Each case is then rejected for its one change."""
+    VALID[kind].lay_out(door.work)
+    code, _, err = door.run(VALID[kind])
+    # The record is valid, but of no known cell.
+    assert (code == 0) == (VALID[kind].says == ""), err
+    assert VALID[kind].says in err

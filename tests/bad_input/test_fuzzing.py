@@ -1,39 +1,32 @@
-"""Random and hostile text, cells and receipts: what comes out is data, None, or an error of one line, in bounded time
-and memory."""
+"""Random and hostile text, cells and receipts give data, None, or a one-line error, in bounded time and memory."""
 
 import json
 import random
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from cells import make_cell, make_distilled, make_receipt
+from cli_process import isolated, run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from service import isolated
+from paths import ROOT
 
-from pld_grid.catalogue import Catalogue
-from pld_grid.errors import InputError
-from pld_grid.grid import Grid, expand
-from pld_grid.profile import Profile, load_profile
-from pld_grid.reading import MAX_BYTES, read_file, read_text
-from pld_grid.records import read_record
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.experiment.grid import expand
+from pld_grid.experiment.profile import load_profile
 from pld_grid.store import Manifest, Mirror, Receipt, Status, Store, sha256
+from pld_grid.util.errors import InputError
+from pld_grid.util.strict_yaml import MAX_BYTES, read_file, read_text
 
-ROOT = Path(__file__).parents[2]
 GRIDS = sorted((ROOT / "grids").glob("*.yaml"))
 PROFILES = sorted((ROOT / "grids" / "profiles").glob("*.yaml"))
-# What YAML, JSON and file systems make something of.
+# Fragments with a meaning in YAML, JSON and file systems.
 PIECES = [
-    "{", "}", "[", "]", ":", ",", "- ", "? ", "&a ", "*a", "!!int ", "!x ", "|", ">", "'", '"', "\\", "\\U00110000",
-    "%", "#", "\n", "\t", "~", "<<", "---\n", "...\n", "\0", "\x85", "\u2028", "\ufeff", "é", "😀", ".nan", "-1",
-    "1e999", "0", "9" * 400, "true", "null", "seed", "loss", "kd", "table", "../../x", "x" * 3000, "[" * 50,
-]  # fmt: skip
+    *"{}[]:,|>'\"\\%#\n\t~\0\x85\u2028\ufeffé😀0",
+    *("- ", "? ", "&a ", "*a", "!!int ", "!x ", "\\U00110000", "<<", "---\n", "...\n", "true", "null", "../../x"),
+    *(".nan", "-1", "1e999", "9" * 400, "x" * 3000, "[" * 50, "seed", "loss", "kd", "table"),
+]
 mutations = st.lists(
     st.tuples(
         st.sampled_from(["insert", "replace", "cut", "copy"]), st.floats(0, 1), st.floats(0, 1), st.sampled_from(PIECES)
@@ -63,8 +56,8 @@ def mutated(text: str, changes: list[tuple[str, float, float, str]]) -> str:
     return text
 
 
-def one_line_at_most(read: Callable[[], object]) -> None:
-    """Only an InputError of one line may come out."""
+def reads_or_fails_in_one_line(read: Callable[[], object]) -> None:
+    """Fail unless reading succeeds or raises a one-line InputError."""
     try:
         read()
     except InputError as error:
@@ -82,37 +75,38 @@ def one_line_at_most(read: Callable[[], object]) -> None:
         st.lists(st.sampled_from(PIECES)).map("".join),
     )
 )
-def test_any_text_is_data_or_one_line(text: str) -> None:
-    one_line_at_most(lambda: read_text(text, "f.yaml"))
+def test_read_text_of_any_text(text):
+    def read() -> None:
+        assert isinstance(read_text(text, "f.yaml").data, dict)
+
+    reads_or_fails_in_one_line(read)
 
 
 @settings(max_examples=100)
 @given(source=st.sampled_from(GRIDS), changes=mutations)
-def test_a_grid_that_was_tampered_with(profile: Callable[[str], Profile], source: Path, changes: Any) -> None:
+def test_expand_of_a_mutated_grid(profile, source, changes):
     text = mutated(source.read_text(), changes)
-    one_line_at_most(lambda: expand(read_text(text, "f.yaml"), "f", profile("digits")))
+    reads_or_fails_in_one_line(lambda: expand(read_text(text, "f.yaml"), "f", profile("digits")))
 
 
 @settings(max_examples=100)
 @given(source=st.sampled_from(PROFILES), changes=mutations)
-def test_a_profile_that_was_tampered_with(
-    catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory, source: Path, changes: Any
-) -> None:
+def test_load_profile_of_a_mutated_profile(registry, tmp_path_factory, source, changes):
     path = tmp_path_factory.getbasetemp() / "f.yaml"
     path.write_bytes(mutated(source.read_text(), changes).encode())
 
     def load() -> None:
         try:
-            load_profile(path, catalogue)
+            load_profile(path, registry)
         except InputError as error:
             raise InputError(str(error).replace(str(path), "f.yaml")) from None
 
-    one_line_at_most(load)
+    reads_or_fails_in_one_line(load)
 
 
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 30))
-def test_any_bytes_in_a_file(tmp_path_factory: pytest.TempPathFactory, seed: int, count: int) -> None:
+def test_read_file_of_any_bytes(tmp_path_factory, seed, count):
     draws, path = random.Random(seed), tmp_path_factory.getbasetemp() / "g.yaml"
     raw = bytearray(GRIDS[seed % len(GRIDS)].read_bytes())
     for _ in range(count):
@@ -124,7 +118,7 @@ def test_any_bytes_in_a_file(tmp_path_factory: pytest.TempPathFactory, seed: int
         assert str(error).isprintable()
 
 
-# Each as large as a file may be, in what parsers are slow with.
+# Files of the maximum size with content that is slow to parse.
 LARGEST = MAX_BYTES - 100
 EXTREMES = {
     "numbers": "'a: [' + '1,' * (N // 2) + '1]'",
@@ -150,11 +144,11 @@ EXTREMES = {
 }
 LIMITED = """
 import resource, sys
-from pld_grid import api
-from pld_grid.errors import InputError
-from pld_grid.grid import expand
-from pld_grid.reading import read_text
-profile = api.load_profile("digits")
+from pld_grid.service import loading
+from pld_grid.util.errors import InputError
+from pld_grid.experiment.grid import expand
+from pld_grid.util.strict_yaml import read_text
+profile = loading.load_profile("digits")
 used = resource.getrusage(resource.RUSAGE_SELF)
 seconds = int(used.ru_utime + used.ru_stime) + 60
 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
@@ -171,17 +165,11 @@ for text in sys.argv[2:]:
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_the_largest_files_take_bounded_time_and_memory(tmp_path: Path, part: int) -> None:
-    """Half a GiB more than before, and a minute of processor time for all of a part: the kernel sees to it."""
+def test_largest_files_take_bounded_time_and_memory(tmp_path, part):
+    """The kernel limits each part to half a GiB of additional memory and a minute of CPU time."""
     texts = list(EXTREMES.values())[part::3]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(LARGEST), *texts],
-        cwd=ROOT,
-        env=isolated(tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (0, "read\n" * len(texts)), f"{texts}: {done.stdout}{done.stderr[-900:]}"
+    read = run_python(LIMITED, str(LARGEST), *texts, folder=ROOT, **isolated(tmp_path))
+    assert read == "read\n" * len(texts), texts
 
 
 BOMB = "a: &a [x, x]\n" + "".join(
@@ -194,12 +182,12 @@ TRILLION = (
 )
 
 
-@pytest.mark.parametrize(("text", "said"), [(BOMB, "YAML aliases"), (TRILLION, "expands to 1000000000000 cells")])
-def test_what_multiplies_is_refused_before_it_does(grid: Callable[..., Grid], text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [(BOMB, "YAML aliases"), (TRILLION, "expands to 1000000000000 cells")])
+def test_exponential_inputs_are_rejected_before_expansion(grid, text, message):
     grid("cells: {student: ResNet-50, teacher: ResNet-50, loss: ce}")  # what is loaded once
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             grid(text)
         assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
     finally:
@@ -223,30 +211,30 @@ def read_cell(store: Store, data: bytes) -> Cell | None:
     return store.cell(CELL_ID)
 
 
-def test_the_unchanged_cell_is_read(store: Store) -> None:
+def test_unchanged_cell_is_read(store):
     assert read_cell(store, CELL_TEXT.encode()) == CELL
 
 
 @settings(max_examples=200)
 @given(data=st.one_of(st.binary(max_size=200), json_values.map(lambda v: json.dumps(v).encode())))
-def test_anything_in_place_of_a_cell_is_none(store: Store, data: bytes) -> None:
+def test_any_bytes_as_cell_are_none(store, data):
     assert read_cell(store, data) is None
 
 
 @settings(max_examples=300)
 @given(changes=mutations)
-def test_a_cell_that_was_tampered_with_is_none_or_the_same(store: Store, changes: Any) -> None:
+def test_mutated_cell_is_none_or_unchanged(store, changes):
     assert read_cell(store, mutated(CELL_TEXT, changes).encode()) in (None, CELL)
 
 
 @given(place=st.sampled_from(sorted(json.loads(CELL_TEXT))), value=json_values)
-def test_a_part_of_a_cell_that_is_something_else(store: Store, place: str, value: Any) -> None:
+def test_cell_with_another_value_is_none_or_unchanged(store, place, value):
     changed = json.dumps(json.loads(CELL_TEXT) | {place: value})
     assert read_cell(store, changed.encode()) in (None, CELL)
 
 
 @pytest.mark.parametrize("depth", [1, 10, 100, 180, 200, 1000, 100_000])
-def test_cells_nested_in_cells(store: Store, depth: int) -> None:
+def test_deeply_nested_cells_are_none(store, depth):
     """Teachers of teachers, and options in options: whatever the depth, no more than None comes of it."""
     before, after = json.dumps(json.loads(CELL_TEXT) | {"teacher": "@"}).split('"@"')
     assert read_cell(store, (before * min(depth, 2000) + CELL_TEXT + after * min(depth, 2000)).encode()) is None
@@ -255,7 +243,7 @@ def test_cells_nested_in_cells(store: Store, depth: int) -> None:
 
 
 @pytest.mark.parametrize("number", ["9" * 4000, "9" * 5000, "1e999", "-0", "NaN", "1" + "0" * 10**6])
-def test_numbers_that_are_too_much_for_a_cell(store: Store, number: str) -> None:
+def test_cell_with_extreme_numbers_is_none_or_unchanged(store, number):
     for place in ('"seed":', '"epochs":', '"learning_rate":', '"image_size":'):
         assert place in CELL_TEXT
         head, _, tail = CELL_TEXT.partition(place)
@@ -271,50 +259,48 @@ RECEIPT = make_receipt(CELL)
 @pytest.fixture(scope="module")
 def receipt_bytes(store: Store) -> bytes:
     store.write_receipt(RECEIPT)
-    found = store.read(CELL_ID, "receipt.json")
-    assert found is not None
-    return found
+    return store.read(CELL_ID, "receipt.json")
 
 
-def sealed(body: bytes) -> bytes:
+def add_checksum(body: bytes) -> bytes:
     """Any bytes with the checksum that `Store.write_model` gives to what it writes."""
     return f'{{"sha256":"{sha256(body)}","content":'.encode() + body + b"}\n"
 
 
 def read_receipt(store: Store, data: bytes) -> Receipt | None:
-    """What all readers of a receipt say; none of them may raise."""
+    """Read a receipt in all ways; none of them may raise."""
     store.write(data, CELL_ID, "receipt.json", durable=False)
-    found = store.receipt(CELL_ID)
+    receipt = store.receipt(CELL_ID)
     store.write(data, CELL_ID, "receipt.json", durable=False)
-    record = read_record(store, CELL_ID)
-    assert (record is None) == (found is None)
-    return found
+    record = store.report_record(CELL_ID)
+    assert (record is None) == (receipt is None)
+    return receipt
 
 
-def test_the_unchanged_receipt_is_read(store: Store, receipt_bytes: bytes) -> None:
+def test_unchanged_receipt_is_read(store, receipt_bytes):
     assert read_receipt(store, receipt_bytes) == RECEIPT
     body = receipt_bytes.partition(b'"content":')[2][:-2]
-    assert sealed(body) == receipt_bytes
+    assert add_checksum(body) == receipt_bytes
 
 
 @settings(max_examples=200)
 @given(bit=st.floats(0, 1, exclude_max=True))
-def test_a_receipt_with_a_bit_flipped_is_none(store: Store, receipt_bytes: bytes, bit: float) -> None:
+def test_receipt_with_a_flipped_bit_is_none(store, receipt_bytes, bit):
     flipped, place = bytearray(receipt_bytes), int(bit * 8 * len(receipt_bytes))
     flipped[place // 8] ^= 1 << place % 8
     assert read_receipt(store, bytes(flipped)) is None
 
 
 @given(data=st.binary(max_size=300))
-def test_any_bytes_in_place_of_a_receipt_are_none(store: Store, data: bytes) -> None:
+def test_any_bytes_as_receipt_are_none(store, data):
     assert read_receipt(store, data) is None
-    assert read_receipt(store, sealed(data)) is None
+    assert read_receipt(store, add_checksum(data)) is None
 
 
 @settings(max_examples=200)
 @given(value=json_values)
-def test_other_json_in_a_whole_envelope_is_none(store: Store, value: Any) -> None:
-    data = sealed(json.dumps(value).encode())
+def test_other_json_with_valid_checksum_is_none(store, value):
+    data = add_checksum(json.dumps(value).encode())
     assert read_receipt(store, data) is None
     for model in (Receipt, Status, Mirror, Manifest):
         store.write(data, CELL_ID, "other.json", durable=False)
@@ -323,14 +309,14 @@ def test_other_json_in_a_whole_envelope_is_none(store: Store, value: Any) -> Non
 
 @settings(max_examples=200)
 @given(changes=mutations)
-def test_a_forged_receipt_is_none_or_of_this_cell(store: Store, receipt_bytes: bytes, changes: Any) -> None:
+def test_forged_receipt_is_none_or_of_its_cell(store, receipt_bytes, changes):
     body = receipt_bytes.partition(b'"content":')[2][:-2].decode()
-    found = read_receipt(store, sealed(mutated(body, changes).encode()))
-    assert found is None or found.cell == CELL
+    receipt = read_receipt(store, add_checksum(mutated(body, changes).encode()))
+    assert receipt is None or receipt.cell == CELL
 
 
 @pytest.mark.parametrize(
     "body", [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b'"' + b"x" * 10**6 + b'"', b"\xff", b""]
 )
-def test_extremes_in_a_whole_envelope_are_none(store: Store, body: bytes) -> None:
-    assert read_receipt(store, sealed(body)) is None
+def test_extremes_with_valid_checksum_are_none(store, body):
+    assert read_receipt(store, add_checksum(body)) is None

@@ -10,11 +10,17 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
     # Scrolling at once: what is clicked must not be on its way.
     "--force-prefers-reduced-motion",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +35,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     for flag in (*FLAGS, f"--user-data-dir={home / 'profile'}", "--window-size=1400,1000"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    surroundings = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")} | {"HOME": str(home)}
-    driver = Chrome(options=options, service=Service(executable_path=chromedriver, env=surroundings))
+    context = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")} | {"HOME": str(home)}
+    driver = Chrome(options=options, service=Service(executable_path=chromedriver, env=context))
     try:
         yield Browser(driver)
     finally:

@@ -7,16 +7,19 @@ from typing import get_args
 
 import pytest
 from chromium import Browser
+from paper_records import PAPER, make_record, table_grid
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from synthetic import PAPER, make_record, table_grid
 
-from pld_grid import records as records_module
-from pld_grid.profile import Profile
-from pld_grid.records import Record
-from pld_grid.report import build_table
-from pld_grid.report.claims import judge, read_claims
-from pld_grid.report.page import Page, page_html
+from pld_grid.experiment.profile import Profile
+from pld_grid.report.claims.claims_file import read_claims
+from pld_grid.report.claims.verdict import judge_claims
+from pld_grid.report.html_page import Page, render_page
+from pld_grid.report.table_builder import build_table
+from pld_grid.store import records as records_module
+from pld_grid.store.records import CellRecord
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("table03", "table05", "table06")
 # The background that a text really stands on is the nearest one that is not transparent.
@@ -31,13 +34,13 @@ const ground = (element) => {
   return colour === "rgba(0, 0, 0, 0)" && element.parentElement ? ground(element.parentElement) : colour;
 };
 const own = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-const found = [];
+const ratios = [];
 for (const element of document.body.querySelectorAll("*")) {
   if (!own(element) || !element.checkVisibility() || element.closest("svg, script, option, .unseen")) continue;
   const [a, b] = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((x, y) => y - x);
-  found.push([(a + 0.05) / (b + 0.05), element.outerHTML.slice(0, 120)]);
+  ratios.push([(a + 0.05) / (b + 0.05), element.outerHTML.slice(0, 120)]);
 }
-return found;
+return ratios;
 """
 
 
@@ -47,20 +50,20 @@ def page(profile: Callable[[str], Profile]) -> Page:
     grids = [table_grid(name, profile("digits"), seeds=2) for name in NAMES]
     cells = {cell.cell_id: cell for grid in grids for cell in grid.cells()}
     unfinished = [state for state in get_args(records_module.State) if state != "finished"]
-    found: dict[str, Record] = {}
+    records: dict[str, CellRecord] = {}
     for place, (cell_id, cell) in enumerate(sorted(cells.items())):
         state = unfinished[place // 4 % len(unfinished)] if place % 4 == 0 else "finished"
         reason = "out of memory: tried to allocate two gibibytes more than there are" if state == "failed" else ""
-        found[cell_id] = make_record(cell, state, epoch=3, reason=reason, experiment_id="1")
-    tables = [build_table(grid, found, PAPER) for grid in grids]
+        records[cell_id] = make_record(cell, state, epoch=3, reason=reason, experiment_id="1")
+    tables = [build_table(grid, records, PAPER) for grid in grids]
     claims = read_claims(PAPER / "claims.yaml")
-    return Page(tables, found, [], judge(claims, tables, PAPER), "http://127.0.0.1:5000")
+    return Page(tables, records, [], judge_claims(claims, tables, PAPER), "http://127.0.0.1:5000")
 
 
 @pytest.fixture(scope="module")
 def file(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(page_html(page), encoding="utf-8")
+    path.write_text(render_page(page), encoding="utf-8")
     return path
 
 
@@ -96,7 +99,7 @@ def _sorted(shown: list[str], descending: bool) -> bool:
 # -- sorting ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_click_sorts_up_then_down_then_as_it_was(open_page: Browser) -> None:
+def test_a_click_sorts_up_then_down_then_as_it_was(open_page):
     before = _column(open_page, "table06", 6)
     assert len(set(before)) > 10 and not _sorted(before, False)
     header = _header(open_page, "table06", "Top-1")
@@ -110,7 +113,7 @@ def test_a_click_sorts_up_then_down_then_as_it_was(open_page: Browser) -> None:
     assert _column(open_page, "table06", 6) == before
 
 
-def test_missing_numbers_come_last_in_both_directions(open_page: Browser) -> None:
+def test_missing_numbers_come_last_in_both_directions(open_page):
     header = _header(open_page, "table03", "Delta_DIST")
     for descending in (False, True):
         header.find_element("css selector", "button").click()
@@ -118,7 +121,7 @@ def test_missing_numbers_come_last_in_both_directions(open_page: Browser) -> Non
         assert "-" in shown and _sorted(shown, descending)
 
 
-def test_hyperparameters_sort_as_numbers_and_names_as_words(open_page: Browser) -> None:
+def test_hyperparameters_sort_as_numbers_and_names_as_words(open_page):
     _header(open_page, "table06", "alpha").find_element("css selector", "button").click()
     rows = "section[aria-labelledby=table-table06] tbody tr[data-states]"
     alphas = [cell.text for cell in open_page.all(f"{rows} > :nth-child(2)")]
@@ -129,7 +132,7 @@ def test_hyperparameters_sort_as_numbers_and_names_as_words(open_page: Browser) 
     assert names == sorted(names, key=str.lower)
 
 
-def test_one_column_sorts_at_a_time_and_follows_the_toggle(open_page: Browser) -> None:
+def test_one_column_sorts_at_a_time_and_follows_the_toggle(open_page):
     _header(open_page, "table03", "KD").find_element("css selector", "button").click()
     _header(open_page, "table03", "PLD").find_element("css selector", "button").click()
     headers = open_page.all("section[aria-labelledby=table-table03] .sortable > thead th")
@@ -139,7 +142,7 @@ def test_one_column_sorts_at_a_time_and_follows_the_toggle(open_page: Browser) -
         assert _sorted(_column(open_page, "table03", 8, view), False)
 
 
-def test_rows_of_differences_stay_below(open_page: Browser) -> None:
+def test_rows_of_differences_stay_below(open_page):
     button = _header(open_page, "table05", "CE").find_element("css selector", "button")
     for _ in range(2):
         button.click()
@@ -149,36 +152,37 @@ def test_rows_of_differences_stay_below(open_page: Browser) -> None:
 # -- filters ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["incomplete", "failed", "unfinished", "queued", "stale", "finished"])
-def test_rows_are_filtered_by_the_states_of_their_cells(state: str, open_page: Browser) -> None:
+@pytest.mark.parametrize("state", ["incomplete", "failed", "unfinished", "queued", "finished"])
+def test_rows_are_filtered_by_the_states_of_their_cells(state, open_page):
     rows = open_page.all("tr[data-states]")
     states = [(row.get_attribute("data-states") or "").split() for row in rows]
-    wanted = [state in found or (state == "incomplete" and "finished" not in found) for found in states]
-    assert any(wanted) and not all(wanted)
+    expected = [state in row or (state == "incomplete" and "finished" not in row) for row in states]
+    assert any(expected) and not all(expected)
     choice = open_page.one("#state")
     choice.find_element("css selector", f"option[value={state}]").click()
-    assert [row.is_displayed() for row in rows] == wanted
-    assert open_page.one("#said").text == f"{sum(wanted)} of {len(rows)} rows"
+    assert [row.is_displayed() for row in rows] == expected
+    assert open_page.one("#status").text == f"{sum(expected)} of {len(rows)} rows"
     choice.find_element("css selector", "option").click()
     assert all(row.is_displayed() for row in rows)
 
 
-def test_claims_are_filtered_by_both_verdicts(open_page: Browser, page: Page) -> None:
+def test_claims_are_filtered_by_both_verdicts(open_page, page):
     open_page.one("#claims-paper option[value=inconsistent]").click()
     open_page.one("#claims-run option[value='not enough evidence']").click()
     shown = [row.get_attribute("id") for row in open_page.all("#claims-table tbody tr") if row.is_displayed()]
     assert shown == [
-        f"claim-{verdict.claim.id}" for verdict in page.verdicts
+        f"claim-{verdict.claim.id}"
+        for verdict in page.verdicts
         if (verdict.paper, verdict.run) == ("inconsistent", "not enough evidence")
-    ]  # fmt: skip
+    ]
     assert shown
-    assert open_page.one("#claims-said").text == f"{len(shown)} of {len(page.verdicts)} claims"
+    assert open_page.one("#claims-status").text == f"{len(shown)} of {len(page.verdicts)} claims"
 
 
 # -- for everybody ----------------------------------------------------------------------------------------------------
 
 
-def test_everything_works_with_the_keyboard_alone(open_page: Browser) -> None:
+def test_everything_works_with_the_keyboard_alone(open_page):
     open_page.press(Keys.TAB)
     assert open_page.focused.text == "Skip to the tables"
     open_page.press(Keys.ENTER)
@@ -203,7 +207,7 @@ def test_everything_works_with_the_keyboard_alone(open_page: Browser) -> None:
     assert open_page.focused == button
 
 
-def test_every_control_has_a_name_and_a_role(open_page: Browser) -> None:
+def test_every_control_has_a_name_and_a_role(open_page):
     controls = [c for c in open_page.all("a, button, input, select, summary, [role=region]") if c.is_displayed()]
     assert len(controls) > 150
     assert [c.get_attribute("outerHTML") for c in controls if not c.accessible_name.strip()] == []
@@ -213,16 +217,16 @@ def test_every_control_has_a_name_and_a_role(open_page: Browser) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_stands_out_from_its_ground(scheme: str, browser: Browser, file: Path) -> None:
+def test_all_text_stands_out_from_its_ground(scheme, browser, file):
     with browser.emulating(prefers_color_scheme=scheme):
         browser.open(file)
         ratios = browser.driver.execute_script(CONTRASTS)
         assert len(ratios) > 300
-        assert [found for found in ratios if found[0] < 4.5] == []
+        assert [ratio for ratio in ratios if ratio[0] < 4.5] == []
 
 
 @pytest.mark.parametrize("pixels", [320, 390, 1400])
-def test_only_tables_scroll_sideways(pixels: int, browser: Browser, file: Path) -> None:
+def test_only_tables_scroll_sideways(pixels, browser, file):
     with browser.as_wide_as(pixels):
         browser.open(file)
         wide = browser.driver.execute_script("return document.documentElement.scrollWidth")
@@ -232,7 +236,7 @@ def test_only_tables_scroll_sideways(pixels: int, browser: Browser, file: Path) 
         assert scrolls or pixels > 1000
 
 
-def test_on_paper_all_three_numbers_are_there_and_no_controls(browser: Browser, file: Path) -> None:
+def test_on_paper_all_three_numbers_are_there_and_no_controls(browser, file):
     browser.open(file)
     with browser.emulating(media="print"):
         numbers = len(browser.all("td[data-ours]"))
@@ -240,17 +244,17 @@ def test_on_paper_all_three_numbers_are_there_and_no_controls(browser: Browser, 
         assert browser.shown("nav, .controls, .skip") == []
 
 
-def test_on_paper_no_table_is_cut(browser: Browser, file: Path) -> None:
+def test_on_paper_no_table_is_cut(browser, file):
     browser.open(file)
     # 186 mm: an A4 page without its margins.
     with browser.as_wide_as(703), browser.emulating(media="print"):
         assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 703
 
 
-def test_without_scripts_it_is_read_toggled_and_opened(browser: Browser, file: Path, page: Page) -> None:
+def test_without_scripts_it_is_read_toggled_and_opened(browser, file, page):
     with browser.without_scripts():
         browser.driver.get(file.as_uri())
-        assert browser.shown("#state, #mlflow, .sort, #claims-said") == []
+        assert browser.shown("#state, #mlflow, .sort, #claims-status") == []
         values = [value for table in page.tables for value in table.values]
         means = [value.mean for value in values]
         shown = [text.split()[0].rstrip("†") for text in browser.shown("td > .ours")]

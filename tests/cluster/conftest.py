@@ -1,24 +1,23 @@
-"""Real servers, started once for all tests that ask for them."""
+"""Real servers, started once for all tests that use them."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+import postgres_server
 import pytest
-import servers
-
-sys.path.append(str(Path(__file__).parents[1] / "faults"))  # how processes are changed
+from mlflow_servers import ProtectedServer
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[servers.Postgres]:
-    """A PostgreSQL of these tests' own."""
-    with servers.postgres() as server:
+def postgres() -> Iterator[postgres_server.Postgres]:
+    """A PostgreSQL server for these tests."""
+    with postgres_server.postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(postgres: servers.Postgres) -> Iterator[servers.MlflowServer]:
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres: postgres_server.Postgres
+) -> Iterator[ProtectedServer]:
     """An `mlflow server` on PostgreSQL with authentication and one allowed name."""
-    with servers.mlflow_server(postgres) as server:
+    with ProtectedServer(tmp_path_factory.mktemp("mlflow"), postgres, "mlflow").running() as server:
         yield server

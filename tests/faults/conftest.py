@@ -15,7 +15,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -23,18 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos import LONG, LONG_PROFILE, Run, Witness
-from counting import NOT_RANDOM, Count, Make, Undisturbed, Watch
+from cli_process import GRID, PROFILE, Service
+from fault_counts import NOT_RANDOM, Count, Make, Undisturbed, Watch
 from filelock import FileLock
-from service import GRID, PROFILE, Service
-
-from pld_grid import track
-
-sys.path.append(str(Path(__file__).parents[1] / "cluster"))  # a Ray cluster, PostgreSQL and MLflow servers
+from process_kills import LONG, LONG_PROFILE, Recorder, Run
 
 SEED = "PLD_GRID_FAULT_SEED"
 # How many processes of grids die at a random moment, at least, if all tests are run.
-RANDOM_KILLS = 50
+RANDOM_KILLS = 18
 
 
 _injected = pytest.StashKey[Count]()
@@ -56,8 +51,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") 
         # Reports, not what is in memory, come from the processes that tests may be spread over.
         counted = item.stash.get(_injected, Count())
         report.user_properties += [
-            ("kills", dict(counted.kills)), ("faults", dict(counted.faults)), ("file", [item.path.name]),
-        ]  # fmt: skip
+            ("kills", dict(counted.kills)),
+            ("faults", dict(counted.faults)),
+            ("file", [item.path.name]),
+        ]
     elif report.failed:
         report.sections.append(("faults", f"{SEED}={_seed()} repeats them"))
     return report
@@ -113,25 +110,6 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture(scope="session")
-def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of a test run share."""
-    base = tmp_path_factory.getbasetemp()
-    found = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "common"
-    found.mkdir(exist_ok=True)
-    return found
-
-
-@pytest.fixture(scope="session")
-def database(common: Path) -> Path:
-    """An empty MLflow database: its schema takes MLflow ten seconds to make."""
-    path = common / "mlflow.db"
-    with FileLock(common / "made.lock"):  # MLflow's own is beside the database
-        if not path.exists():
-            track.prepare_database(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="session")
 def undisturbed(common: Path, database: Path) -> Undisturbed:
     """What `Service.numbers` is of a profile and a grid that ran without trouble; each runs once."""
 
@@ -144,8 +122,8 @@ def undisturbed(common: Path, database: Path) -> Undisturbed:
                 service.run("run")
                 numbers = {name: data.decode("latin-1") for name, data in service.numbers().items()}
                 (folder / "numbers.json").write_text(json.dumps(numbers))
-        found: dict[str, str] = json.loads((folder / "numbers.json").read_text())
-        return {name: text.encode("latin-1") for name, text in found.items()}
+        texts: dict[str, str] = json.loads((folder / "numbers.json").read_text())
+        return {name: text.encode("latin-1") for name, text in texts.items()}
 
     return of
 
@@ -154,11 +132,11 @@ def undisturbed(common: Path, database: Path) -> Undisturbed:
 def make(tmp_path: Path, database: Path) -> Make:
     """A folder with a grid, whose processes note what they do."""
 
-    def made(profile: str = LONG_PROFILE, grid: str = LONG) -> tuple[Service, Witness]:
+    def made(profile: str = LONG_PROFILE, grid: str = LONG) -> tuple[Service, Recorder]:
         service = Service(tmp_path / "run", profile=profile, grid=grid, database=database)
-        witness = Witness(tmp_path / "witness")
-        service.environment |= witness.environment
-        return service, witness
+        recorder = Recorder(tmp_path / "witness")
+        service.environment |= recorder.environment
+        return service, recorder
 
     return made
 

@@ -1,4 +1,4 @@
-"""A real Ray cluster: `kill -9` of nodes, a raylet and a job's driver while one grid is trained."""
+"""SIGKILLs of nodes, a raylet and a job's driver on a real Ray cluster while it trains a grid."""
 
 import json
 import random
@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
-from chaos import LONG, LONG_PROFILE, Run, Witness, check_whole, kind
-from counting import Count, Undisturbed, Watch
-from living import command, kill, name
+from cli_process import Service, run_python
+from fault_counts import Count, Watch
+from live_processes import kill, process_command, process_name
+from process_kills import LONG, LONG_PROFILE, Recorder, Run, check_results, classify_process
 from ray_cluster import TOKEN, RayCluster, ray_cluster
-from service import Service
 
 from pld_grid.store import Store, claims, leases
 
@@ -27,7 +27,7 @@ print(json.dumps({"all": ray.cluster_resources().get("CPU", 0), "free": ray.avai
 
 
 class Laptop(Service):
-    """Submits to a cluster; results are in a place that all nodes reach."""
+    """Submits to a cluster; results are in a folder that all nodes share."""
 
     def __init__(self, folder: Path, cluster: RayCluster, shared: Path) -> None:
         super().__init__(folder, profile=LONG_PROFILE, grid=LONG)
@@ -51,151 +51,185 @@ class Laptop(Service):
 
 @pytest.fixture
 def shared(tmp_path: Path, database: Path) -> Path:
-    """A place that all nodes and laptops reach."""
+    """A folder that all nodes and laptops share."""
     (tmp_path / "shared").mkdir()
     shutil.copy(database, tmp_path / "shared" / "mlflow.db")
     return tmp_path / "shared"
 
 
 @pytest.fixture
-def witness(tmp_path: Path) -> Witness:
-    return Witness(tmp_path / "witness")
+def recorder(tmp_path: Path) -> Recorder:
+    return Recorder(tmp_path / "witness")
 
 
 @pytest.fixture
-def cluster(witness: Witness) -> Iterator[RayCluster]:
+def cluster(recorder: Recorder) -> Iterator[RayCluster]:
     """A head and two workers."""
-    with ray_cluster(workers=("H100", "A10G"), environment=witness.environment) as running:
+    with ray_cluster(workers=("H100", "A10G"), environment=recorder.environment) as running:
         yield running
 
 
 def _is_driver(process: psutil.Process) -> bool:
-    """Whether it runs a grid: Ray's shell around it has the same words in its command."""
-    words = command(process)
+    """Return whether a process runs a grid; the command of Ray's shell around it contains the same words."""
+    words = process_command(process)
     return Path(words[0]).name.startswith("python") and words[1:4] == ["-m", "pld_grid", "run"]
 
 
 def _resources(cluster: RayCluster) -> dict[str, float]:
-    """How many CPUs the cluster has, and how many are free."""
-    command = [sys.executable, "-c", _RESOURCES, f"127.0.0.1:{cluster.port}"]
-    found = subprocess.run(
-        command, env=cluster.environment, check=True, capture_output=True, text=True, cwd=cluster.folder
-    )
-    return dict(json.loads(found.stdout.splitlines()[-1]))
+    """Return how many CPUs the cluster has, and how many are free."""
+    printed = run_python(_RESOURCES, f"127.0.0.1:{cluster.port}", folder=cluster.folder, **cluster.environment)
+    return dict(json.loads(printed.splitlines()[-1]))
 
 
 def _leaked(cluster: RayCluster) -> list[dict[str, Any]]:
-    """Placement groups and actors that are left; a job's own actor is Ray's, which ends it a moment later."""
+    """Return the placement groups and actors that are left, without Ray's own actor of a job, which ends later."""
     groups = [row for row in cluster.rows("placement_groups") if row["state"] != "REMOVED"]
     actors = [row for row in cluster.rows("actors") if row["state"] != "DEAD"]
     return groups + [row for row in actors if row["class_name"] != "JobSupervisor"]
 
 
 class Runs:
-    """Whose processes trained what, by the cells' claims."""
+    """Which run's processes trained which cells, according to the claims."""
 
-    def __init__(self, laptop: Laptop, witness: Witness) -> None:
-        self.store, self.witness = Store(laptop.store), witness
+    def __init__(self, laptop: Laptop, recorder: Recorder) -> None:
+        self.store, self.recorder = Store(laptop.store), recorder
 
     def logs(self) -> dict[str, list[claims.Entry]]:
-        """The logs of the cells by their ids."""
-        return {cell_id: claims.entries(self.store, cell_id) for cell_id in self.store.cell_ids()}
+        """Return the claim logs, by cell id."""
+        return {cell_id: claims.read_log(self.store, cell_id) for cell_id in self.store.cell_ids()}
 
     def names(self) -> set[str]:
-        """The runs that have claimed a cell so far."""
+        """Return the runs that have claimed a cell so far."""
         return {entry.run for log in self.logs().values() for entry in log if entry.kind == "claimed"}
 
     def training(self) -> dict[int, str]:
-        """Processes that have begun an epoch of a cell that is theirs now, and their runs."""
-        begun = {(each.pid, each.cell_id) for each in self.witness.begun()}
-        found = {}
+        """Return the runs of processes that hold a claim and have started an epoch of its cell, by process id."""
+        started = {(each.pid, each.cell_id) for each in self.recorder.epochs_started()}
+        runs = {}
         for cell_id, log in self.logs().items():
-            beat = leases.read(self.store, log[-1].lease) if log and log[-1].kind == "claimed" else None
-            if beat is not None and (beat.pid, cell_id) in begun:
-                found[beat.pid] = log[-1].run
-        return found
+            heartbeat = leases.read_heartbeat(self.store, log[-1].lease) if log and log[-1].kind == "claimed" else None
+            if heartbeat is not None and (heartbeat.pid, cell_id) in started:
+                runs[heartbeat.pid] = log[-1].run
+        return runs
 
 
-def test_a_grid_outlives_nodes_and_drivers(
-    tmp_path: Path, shared: Path, cluster: RayCluster, witness: Witness, watch: Watch,
-    undisturbed: Undisturbed, chance: random.Random, count: Count,
-) -> None:  # fmt: skip
-    laptop = Laptop(tmp_path / "laptop", cluster, shared)
-    runs = Runs(laptop, witness)
-    seen: set[psutil.Process] = set()
+class Jobs:
+    """Submits the grid as jobs to a cluster, and kills nodes and drivers while they train."""
 
-    def submitted(number: int) -> tuple[str, Run]:
-        job = laptop.run("submit")[0].split()[0]
+    def __init__(
+        self, laptop: Laptop, cluster: RayCluster, recorder: Recorder, watch: Watch, chance: random.Random, count: Count
+    ) -> None:
+        self.laptop, self.cluster, self.recorder = laptop, cluster, recorder
+        self.watch, self.chance, self.count = watch, chance, count
+        self.runs = Runs(laptop, recorder)
+        self.seen: set[psutil.Process] = set()
+
+    def submit(self, number: int) -> tuple[str, Run]:
+        """Submit a job; return its id and the command that follows its output."""
+        job = self.laptop.run("submit")[0].split()[0]
         assert job.endswith(f"-{number}")
-        return job, watch(laptop.start("logs", "-f", job))
+        return job, self.watch(self.laptop.start("logs", "-f", job))
 
-    def some_progress(following: Run) -> None:
-        wanted = len(witness.begun()) + chance.randint(1, 3)
-        following.wait_for(lambda: len(witness.begun()) >= wanted)
-        seen.update(process for name in cluster.nodes for process in cluster.processes(name))
+    def wait_for_progress(self, following: Run) -> None:
+        """Wait until some more epochs have started."""
+        wanted = len(self.recorder.epochs_started()) + self.chance.randint(1, 3)
+        following.wait_for(lambda: len(self.recorder.epochs_started()) >= wanted)
+        self.seen.update(process for name in self.cluster.nodes for process in self.cluster.processes(name))
 
-    def wait_until_it_trains(following: Run, node: str) -> None:
+    def wait_until_node_trains(self, following: Run, node: str) -> None:
+        """Wait until a trial on a node has started an epoch."""
+
         def trains() -> bool:
-            training = runs.training()
-            return any(kind(each) == "trial" and each.pid in training for each in cluster.processes(node))
+            training = self.runs.training()
+            processes = self.cluster.processes(node)
+            return any(classify_process(each) == "trial" and each.pid in training for each in processes)
 
         following.wait_for(trains)
 
-    def another_node(name: str) -> None:
-        cluster.launch(name, "--num-cpus", "1", "--address", f"127.0.0.1:{cluster.port}")
+    def replace_node(self, killed: str, added: str) -> None:
+        """Launch a node for one that was killed."""
+        self.count.kill(killed)
+        self.cluster.launch(added, *self.cluster.worker_options)
 
-    # Nodes come up while it trains.
-    witness.slow(0.2)
-    first, following = submitted(1)
-    some_progress(following)
-    wait_until_it_trains(following, "worker-2")
-    (raylet,) = [process for process in cluster.processes("worker-2") if name(process) == "raylet"]
-    assert kill(raylet)
-    count.kill("raylet")
-    another_node("worker-3")
-    # It ends with its raylet.
-    cluster.nodes.pop("worker-2").wait(timeout=60)
-    some_progress(following)
-    wait_until_it_trains(following, "worker-1")
-    cluster.kill("worker-1")
-    count.kill("node")
-    another_node("worker-4")
-    # By those that came later.
-    some_progress(following)
-    (driver,) = [process for process in cluster.processes("head") if _is_driver(process)]
-    assert kill(driver)
-    driver.wait(timeout=60)
-    count.kill("driver on a cluster")
+    def kill_nodes_and_driver(self, following: Run) -> None:
+        """Kill a raylet, a node and the job's driver in turn, with progress in between."""
+        self.wait_for_progress(following)
+        self.wait_until_node_trains(following, "worker-2")
+        (raylet,) = [each for each in self.cluster.processes("worker-2") if process_name(each) == "raylet"]
+        assert kill(raylet)
+        self.replace_node("raylet", "worker-3")
+        # The node ends with its raylet.
+        self.cluster.nodes.pop("worker-2").wait(timeout=60)
+        self.wait_for_progress(following)
+        self.wait_until_node_trains(following, "worker-1")
+        self.cluster.kill("worker-1")
+        self.replace_node("node", "worker-4")
+        # Now the nodes train that joined later.
+        self.wait_for_progress(following)
+        (driver,) = [process for process in self.cluster.processes("head") if _is_driver(process)]
+        assert kill(driver)
+        driver.wait(timeout=60)
+        self.count.kill("driver on a cluster")
+
+    def stop_with_ray(self, job: str) -> None:
+        """Stop a job with Ray's own command."""
+        stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", job]
+        environment, folder = self.laptop.environment, self.cluster.folder
+        subprocess.run(stop, env=environment, check=True, capture_output=True, cwd=folder, timeout=300)
+        self.count("ray job stop")
+
+    def check_released(self, run: str) -> None:
+        """Check that a stopped run has released its unfinished cells."""
+        logs = self.runs.logs()
+        left = {cell_id for cell_id, log in logs.items() if log[-1].run == run and log[-1].kind != "finished"}
+        assert left
+        for cell_id in left:
+            progress = self.runs.store.record(cell_id)
+            assert (logs[cell_id][-1].kind, progress and progress.state) == ("released", "cancelled")
+
+
+@pytest.fixture
+def jobs(
+    tmp_path: Path,
+    shared: Path,
+    cluster: RayCluster,
+    recorder: Recorder,
+    watch: Watch,
+    chance: random.Random,
+    count: Count,
+) -> Jobs:
+    return Jobs(Laptop(tmp_path / "laptop", cluster, shared), cluster, recorder, watch, chance, count)
+
+
+def test_grid_on_a_cluster_whose_nodes_and_drivers_are_killed_gives_the_same_numbers(jobs, undisturbed):
+    cluster, recorder, runs = jobs.cluster, jobs.recorder, jobs.runs
+    # Nodes join during the training.
+    recorder.slow_down(0.2)
+    first, following = jobs.submit(1)
+    jobs.kill_nodes_and_driver(following)
     assert following.end() == 1
-    assert f"error: {first} failed" in following.said
+    assert f"error: {first} failed" in following.output
     (before,) = runs.names()
-    second, following = submitted(2)
+    second, following = jobs.submit(2)
     following.wait_for(lambda: set(runs.training().values()) - {before})
-    # Students, too: between a teacher and them, a stop would find nobody.
-    following.wait_for(lambda: len({each.cell_id for each in witness.begun()}) > 1)
-    some_progress(following)
-    # By Ray's own command, for somebody who does not know ours.
-    stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", second]
-    subprocess.run(stop, env=laptop.environment, check=True, capture_output=True, cwd=cluster.folder, timeout=300)
-    count("ray job stop")
+    # Wait for students: between the teacher and the students, nothing would be running.
+    following.wait_for(lambda: len({each.cell_id for each in recorder.epochs_started()}) > 1)
+    jobs.wait_for_progress(following)
+    jobs.stop_with_ray(second)
     assert following.end() == 0
     (stopped,) = runs.names() - {before}
-    left = {cell_id for cell_id, log in runs.logs().items() if log[-1].run == stopped and log[-1].kind != "finished"}
-    assert left
-    for cell_id in left:
-        progress = runs.store.progress(cell_id)
-        assert (runs.logs()[cell_id][-1].kind, progress and progress.state) == ("released", "cancelled")
-    third, following = submitted(3)
-    some_progress(following)
-    witness.slow(0)
-    assert following.end() == 0, following.said
-    assert "0 failed" in following.said
-    listed = dict(line.split()[:2] for line in laptop.run("list")[0].splitlines()[1:])
+    jobs.check_released(stopped)
+    third, following = jobs.submit(3)
+    jobs.wait_for_progress(following)
+    recorder.slow_down(0)
+    assert following.end() == 0, following.output
+    assert "0 failed" in following.output
+    listed = dict(line.split()[:2] for line in jobs.laptop.run("list")[0].splitlines()[1:])
     assert listed == {first: "failed", second: "stopped", third: "succeeded"}
     # Each of the three has trained.
     assert len(runs.names()) == 3
-    witness.repeated()
+    recorder.count_repeated_epochs()
     assert _resources(cluster) == {"all": 2, "free": 2}
     assert _leaked(cluster) == []
-    trained = [process for process in seen if kind(process) != "other" or _is_driver(process)]
-    check_whole(laptop, undisturbed(LONG_PROFILE, LONG), trained)
+    trained = [process for process in jobs.seen if classify_process(process) != "other" or _is_driver(process)]
+    check_results(jobs.laptop, undisturbed(LONG_PROFILE, LONG), trained)

@@ -1,29 +1,27 @@
-"""Several drivers on one store: every cell is trained exactly once, and everybody reports the same results."""
+"""Several drivers on one store: every cell is trained exactly once, and all report the same results."""
 
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from chaos import LONG, LONG_PROFILE, OTHER, SHARED, Run, Witness, check_whole
-from counting import DRIVER_BESIDE, Count, Undisturbed, Watch
-from early import GATED, IMPATIENT, Gate, early
-from living import status
-from service import Service, contents
+from cli_process import Service, contents, start_cli
+from fault_counts import DRIVER_BESIDE, Watch
+from live_processes import process_status
+from process_kills import LONG, LONG_PROFILE, OTHER, SHARED, Recorder, Run, check_results
+from startup_code import EPOCH_GATE, SHORT_LEASES, Gate, write_startup_code
 
 from pld_grid.store import Store, claims
 
-# The process that is about to put the first weights in their place stops there; and its weights are not quite those
-# that others get, as another kind of device makes them. Nobody here takes anybody for dead.
+# The first process that is about to write weights stops before, and its weights differ from others', as on another kind
+# of device. Leases do not expire in these processes.
 STOPS = """
 import fnmatch, signal
 
 
-def stopping(move):
+def stop_before(move):
     def call(source, destination, **options):
         if fnmatch.fnmatch(os.fspath(destination), "*/weights*.safetensors"):
             try:
@@ -36,67 +34,60 @@ def stopping(move):
     return call
 
 
-os.replace = stopping(os.replace)
+os.replace = stop_before(os.replace)
 
 
-def otherwise(module):
+def change_weights(module):
     dump = module.dump_weights
     module.dump_weights = lambda model: dump(model) + b" "
 
 
-after_import("pld_grid.train.training", otherwise)
-after_import("pld_grid.store.leases", lambda module: setattr(module, "LAPSED", 3600.0))
+after_import("pld_grid.train.recorder", change_weights)
+after_import("pld_grid.store.leases", lambda module: setattr(module, "LEASE_TTL_SECONDS", 3600.0))
 """
 
 
 class Drivers:
-    """Runs of LONG on one store, whose students train no further than a gate lets them."""
+    """Runs of LONG on one store, whose students train as far as a gate allows."""
 
     def __init__(self, folder: Path, database: Path, watch: Watch) -> None:
         self.service = Service(folder / "run", profile=LONG_PROFILE, grid=LONG, database=database)
         (self.service.folder / "other.yaml").write_text(OTHER)
-        self.witness = Witness(folder / "witness")
-        self.gate = Gate(self.witness.folder, 10**6)
-        self.service.environment |= early(self.witness.folder, GATED, after=self.witness.folder)
+        self.recorder = Recorder(folder / "witness")
+        self.gate = Gate(self.recorder.folder, 10**6)
+        self.service.environment |= write_startup_code(self.recorder.folder, EPOCH_GATE, after=self.recorder.folder)
         self.watch = watch
         self.runs: list[Run] = []
 
     def start(self, *arguments: str, changes: Path | None = None, grid: str = "losses.yaml") -> Run:
-        """Starts `pld-grid run`, with the `sitecustomize` of a folder if one is given."""
-        command = [sys.executable, "-c", "from pld_grid.cli import script; script()", "run", grid]
-        process = subprocess.Popen(
-            [*command, "--profile", "tiny.yaml", *arguments],
-            cwd=self.service.folder,
-            env=self.service.environment | ({"PYTHONPATH": self._path(changes)} if changes else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        """Start `pld-grid run`, with the `sitecustomize` of a folder if one is given."""
+        environment = self.service.environment | ({"PYTHONPATH": self._path(changes)} if changes else {})
+        process = start_cli(self.service.folder, environment, "run", grid, "--profile", "tiny.yaml", *arguments)
         self.runs.append(self.watch(process))
         return self.runs[-1]
 
     def _path(self, changes: Path) -> str:
-        return self.service.environment["PYTHONPATH"].replace(str(self.witness.folder), str(changes), 1)
+        return self.service.environment["PYTHONPATH"].replace(str(self.recorder.folder), str(changes), 1)
 
     @property
-    def seen(self) -> set[psutil.Process]:
-        """Every process that a driver was seen to start."""
-        return {process for run in self.runs for process in run.seen}
+    def started(self) -> set[psutil.Process]:
+        """All processes that the drivers were seen to start."""
+        return {process for run in self.runs for process in run.started}
 
     def reached(self, epoch: int) -> bool:
-        """Whether a student has a checkpoint of an epoch."""
+        """Return whether a student has a checkpoint of an epoch."""
         return any(self.service.store.glob(f"*/checkpoints/{epoch:06d}.json"))
 
     def logs(self) -> dict[str, list[str]]:
-        """What the logs of the cells say, in order, by cell id."""
+        """Return the kinds of the claim entries, in order, by cell id."""
         store = Store(self.service.store)
-        return {cell_id: [entry.kind for entry in claims.entries(store, cell_id)] for cell_id in store.cell_ids()}
+        return {cell_id: [entry.kind for entry in claims.read_log(store, cell_id)] for cell_id in store.cell_ids()}
 
     def check_once(self) -> None:
-        """That no epoch of any cell was begun twice."""
-        begun = Counter((each.cell_id, each.epoch) for each in self.witness.begun())
-        assert {cell_id for cell_id, _ in begun} == self.service.receipts().keys()
-        assert [pair for pair, times in begun.items() if times > 1] == []
+        """Assert that no epoch of any cell was started twice."""
+        started = Counter((each.cell_id, each.epoch) for each in self.recorder.epochs_started())
+        assert {cell_id for cell_id, _ in started} == self.service.receipts().keys()
+        assert [pair for pair, times in started.items() if times > 1] == []
 
 
 @pytest.fixture
@@ -104,40 +95,38 @@ def drivers(tmp_path: Path, database: Path, watch: Watch) -> Drivers:
     return Drivers(tmp_path, database, watch)
 
 
-def test_three_drivers_train_each_cell_once_and_report_the_same(
-    drivers: Drivers, undisturbed: Undisturbed, count: Count
-) -> None:
+def test_three_drivers_train_each_cell_once_and_report_the_same_results(drivers, undisturbed, count):
     drivers.gate.open(5)
     first, second = drivers.start("--report", "first"), drivers.start("--report", "second")
     first.wait_for(lambda: drivers.reached(5))
     # In the middle of the students' training, one who wants some of them and others.
     third = drivers.start("--report", "third", grid="other.yaml")
-    third.wait_for(lambda: SHARED in third.said)
+    third.wait_for(lambda: SHARED in third.output)
     drivers.gate.open()
     for run in drivers.runs:
-        assert run.end() == 0, run.said
-        assert "Traceback" not in run.said
-    assert SHARED in first.said + second.said
+        assert run.end() == 0, run.output
+        assert "Traceback" not in run.output
+    assert SHARED in first.output + second.output
     assert "failed" not in (contents(drivers.service.folder / "third")["other.md"]).decode()
     count("driver beside another on the same cells", 2)
     drivers.check_once()
     logs = drivers.logs()
     assert len(logs) == 7
     assert set(map(tuple, logs.values())) == {("claimed", "finished")}
-    # Each report was complete when its driver ended.
+    # Each driver's report was complete.
     expected = undisturbed(LONG_PROFILE, LONG)
     for name in ("first", "second"):
         report = contents(drivers.service.folder / name)
         tables = {file for file in expected.keys() & report.keys() if not file.endswith(".jsonl")}
         assert len(tables) > 3
         assert [file for file in sorted(tables) if report[file] != expected[file]] == []
-    # OTHER has cells of its own.
-    found = drivers.service.numbers()
-    assert {file: found.get(file) for file in expected} == expected
-    check_whole(drivers.service, found, drivers.seen)
+    # OTHER has further cells.
+    numbers = drivers.service.numbers()
+    assert {file: numbers.get(file) for file in expected} == expected
+    check_results(drivers.service, numbers, drivers.started)
 
 
-def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbed: Undisturbed, count: Count) -> None:
+def test_driver_that_is_interrupted_or_killed_is_followed_by_the_next(drivers, undisturbed, count):
     ends: list[tuple[str, Callable[[Run], None]]] = [
         ("SIGINT", lambda run: run.process.send_signal(signal.SIGINT)),
         ("whole job", lambda run: run.kill_all()),
@@ -148,40 +137,38 @@ def test_owners_cancel_and_die_and_the_next_goes_on(drivers: Drivers, undisturbe
     drivers.gate.open(epoch)
     owner = drivers.start()
     for what, end in ends:
-        # A driver begins with what it finds free, so that some students may wait for others.
+        # A driver starts with the cells that are free, so that some students may wait for others.
         owner.wait_for(lambda epoch=epoch: drivers.reached(epoch))
         following = drivers.start()
-        following.wait_for(lambda run=following: SHARED in run.said)
+        following.wait_for(lambda run=following: SHARED in run.output)
         end(owner)
         if what == "whole job":
             count.kill(DRIVER_BESIDE)
         else:
-            owner.wait_for(lambda run=owner: "stopping after the running epochs" in run.said)
-            # They wait at the gate for their next epoch, which they end.
+            owner.wait_for(lambda run=owner: "stopping after the running epochs" in run.output)
+            # The students wait at the gate for the next epoch, which they complete.
             drivers.gate.open(epoch + 1)
-            assert owner.end() == 130, owner.said
+            assert owner.end() == 130, owner.output
             count(f"{what} to one of two drivers")
         epoch += 3
         drivers.gate.open(epoch)
         owner = following
     drivers.gate.open()
-    assert owner.end() == 0, owner.said
-    drivers.witness.repeated()
+    assert owner.end() == 0, owner.output
+    drivers.recorder.count_repeated_epochs()
     assert all(log.count("finished") == 1 and log[-1] == "finished" for log in drivers.logs().values())
-    check_whole(drivers.service, undisturbed(LONG_PROFILE, LONG), drivers.seen)
+    check_results(drivers.service, undisturbed(LONG_PROFILE, LONG), drivers.started)
 
 
-def test_who_seemed_dead_and_wakes_up_changes_nothing(
-    drivers: Drivers, undisturbed: Undisturbed, tmp_path: Path, count: Count
-) -> None:
+def test_suspended_driver_that_resumes_after_its_lease_expired_changes_nothing(drivers, undisturbed, tmp_path, count):
     slow, hasty = tmp_path / "slow", tmp_path / "hasty"
-    early(slow, STOPS)
+    write_startup_code(slow, STOPS)
     (slow / "stop").touch()
-    early(hasty, IMPATIENT)
+    write_startup_code(hasty, SHORT_LEASES)
     first = drivers.start(changes=slow)
 
     def stopped() -> list[psutil.Process]:
-        return [trial for trial in first.trials() if status(trial) == psutil.STATUS_STOPPED]
+        return [trial for trial in first.list_trials() if process_status(trial) == psutil.STATUS_STOPPED]
 
     first.wait_for(stopped)
     count("trial stopped (SIGSTOP) until another had finished its cell")
@@ -192,26 +179,26 @@ def test_who_seemed_dead_and_wakes_up_changes_nothing(
     receipt = (drivers.service.store / teacher / "receipt.json").read_bytes()
     trial.resume()
     for run in (first, second):
-        assert run.end() == 0, run.said
-        assert "Traceback" not in run.said
+        assert run.end() == 0, run.output
+        assert "Traceback" not in run.output
     assert (drivers.service.store / teacher / "receipt.json").read_bytes() == receipt
     assert drivers.logs()[teacher] == ["claimed", "claimed", "finished"]
     assert all(log.count("finished") == 1 for log in drivers.logs().values())
     expected = undisturbed(LONG_PROFILE, LONG)
-    # The first driver's own weights are others, and right for who has no better ones.
-    found = drivers.service.numbers()
-    assert {name for name in found if found[name] != expected.get(name)} <= expected.keys() & drivers.logs().keys()
-    assert found[teacher] == expected[teacher]
+    # The first driver's own weights differ, and are correct for the cells that it finished.
+    numbers = drivers.service.numbers()
+    assert {name for name in numbers if numbers[name] != expected.get(name)} <= expected.keys() & drivers.logs().keys()
+    assert numbers[teacher] == expected[teacher]
 
-    # Trained again by two at once: the results there were are kept, and those there are are whole.
+    # Retrained by two drivers at once, the earlier results are kept and the new ones are complete.
     student = next(cell_id for cell_id in drivers.logs() if cell_id != teacher)
     again = [drivers.start("--only", student, "--again") for _ in range(2)]
     for run in again:
-        assert run.end() == 0, run.said
-        assert "Traceback" not in run.said
+        assert run.end() == 0, run.output
+        assert "Traceback" not in run.output
     kept = list(drivers.service.store.glob(f"{student}.replaced-*"))
     assert 1 <= len(kept) <= 2
-    assert sum("earlier results kept" in run.said for run in again) == len(kept)
+    assert sum("earlier results kept" in run.output for run in again) == len(kept)
     assert all((folder / name).is_file() for folder in kept for name in ("receipt.json", "weights.safetensors"))
     assert drivers.logs()[student][-1] == "finished"
     assert drivers.service.numbers()[student] == expected[student]

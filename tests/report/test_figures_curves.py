@@ -1,4 +1,4 @@
-"""Learning curves and the cost figure: what is counted and drawn, from records with epochs."""
+"""Learning curves and the cost figure: what they draw and count, from records with epochs."""
 
 import csv
 import io
@@ -7,21 +7,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-from synthetic import PAPER, make_record, own_grid, table_grid
+from paper_records import PAPER, make_record, own_grid, table_grid
 
-from pld_grid.grid import Grid
-from pld_grid.layout import Metric
-from pld_grid.profile import Profile
-from pld_grid.records import Record
-from pld_grid.report import Table, build_table
-from pld_grid.report.figures import draw
-from pld_grid.report.figures.cost import Cost, cost_of
-from pld_grid.report.figures.curves import Curves, curves_of
-from pld_grid.report.figures.quantities import QUANTITIES
-from pld_grid.spec import Cell
+from pld_grid.experiment.cell import Cell
+from pld_grid.experiment.grid import Grid
+from pld_grid.experiment.profile import Profile
+from pld_grid.report.figures import draw_figures
+from pld_grid.report.figures.cost_figure import Cost, count_cost
+from pld_grid.report.figures.curve_data import Curves, collect_curves
+from pld_grid.report.table_builder import build_table
 from pld_grid.store import EpochRecord
+from pld_grid.store.records import CellRecord
 
 Profiles = Callable[[str], Profile]
+Own = Callable[[str], tuple[Grid, dict[str, CellRecord]]]
 
 PAIR = """
 cells: {teacher: ResNet-152, student: ResNet-50, loss: [kd, pld], seed: [0, 1, 2]}
@@ -48,8 +47,8 @@ table:
 """
 
 
-def trained(cell: Cell, rate: float = 0.0, **changes: object) -> Record:
-    """A finished record with a curve towards its numbers; `rate` images per second in every epoch, or its own."""
+def make_trained_record(cell: Cell, rate: float = 0.0, **changes: object) -> CellRecord:
+    """Return a finished record with epochs towards its numbers, at `rate` images per second or a rate of its own."""
     record = make_record(cell)
     own = rate or float(int(cell.cell_id[:8], 16))
     epochs = tuple(
@@ -64,121 +63,114 @@ def trained(cell: Cell, rate: float = 0.0, **changes: object) -> Record:
     return replace(record, epochs=epochs, **changes)  # type: ignore[arg-type]
 
 
-def all_trained(grids: Iterable[Grid]) -> dict[str, Record]:
-    return {cell.cell_id: trained(cell) for grid in grids for cell in grid.cells()}
+def all_trained(grids: Iterable[Grid]) -> dict[str, CellRecord]:
+    return {cell.cell_id: make_trained_record(cell) for grid in grids for cell in grid.cells()}
 
 
-def curves(grid: Grid, records: dict[str, Record]) -> Curves:
-    found = curves_of(grid, build_table(grid, records, PAPER), records)
-    assert found is not None
-    return found
+@pytest.fixture
+def own(profile: Profiles) -> Own:
+    """Return a function that makes a grid from YAML and finished records of its cells."""
+
+    def make(text: str) -> tuple[Grid, dict[str, CellRecord]]:
+        grid = own_grid(text, profile("digits"))
+        return grid, all_trained([grid])
+
+    return make
 
 
-def test_a_line_is_the_mean_over_seeds_between_the_least_and_the_greatest(profile: Profiles) -> None:
-    grid = own_grid(PAIR, profile("digits"))
-    records = all_trained([grid])
+def curves(grid: Grid, records: dict[str, CellRecord]) -> Curves:
+    return collect_curves(grid, build_table(grid, records, PAPER), records)
+
+
+def find_cell(grid: Grid, loss: str, seed: int) -> Cell:
+    return next(e.cell for e in grid.entries if e.labels["loss"] == loss and e.cell.seed == seed)
+
+
+def test_line_band_is_mean_minimum_and_maximum_over_seeds(own):
+    grid, records = own(PAIR)
     (panel,) = curves(grid, records).panels
     # Neither the difference nor the teacher has a line.
     assert panel.title == "Student: ResNet-50" and [line.name for line in panel.lines] == ["KD", "PLD"]
-    at_4 = [records[e.cell.cell_id].epochs[3].metrics["top1"] for e in grid.entries if e.labels["loss"] == "kd"]
+    at_4 = [records[find_cell(grid, "kd", seed).cell_id].epochs[3].metrics["top1"] for seed in range(3)]
     assert panel.lines[0].band[3] == (4, statistics.fmean(at_4), min(at_4), max(at_4))
     assert len(panel.lines[0].band) == 10
 
 
 @pytest.mark.parametrize("state", ["unfinished", "diverged", "failed"])
-def test_only_finished_curves_are_drawn_and_the_others_counted(profile: Profiles, state: str) -> None:
-    grid = own_grid(PAIR, profile("digits"))
-    records = all_trained([grid])
-    stopped = next(e.cell for e in grid.entries if e.labels["loss"] == "pld" and e.cell.seed == 1)
-    records[stopped.cell_id] = trained(stopped, state=state)
-    found = curves(grid, records)
-    assert [sorted(line.curves) for line in found.lines] == [[0, 1, 2], [0, 2]]
-    assert "1 of 6 trainings have no finished curve and are not drawn." in found.caption
-    assert "mean over seeds (up to 3), band from the least to the greatest" in found.caption
+def test_collect_curves_takes_finished_curves_only_and_counts_the_others(own, state):
+    grid, records = own(PAIR)
+    stopped = find_cell(grid, "pld", 1)
+    records[stopped.cell_id] = make_trained_record(stopped, state=state)
+    result = curves(grid, records)
+    assert [sorted(line.curves) for line in result.lines] == [[0, 1, 2], [0, 2]]
+    assert "1 of 6 trainings have no finished curve and are not drawn." in result.caption
+    assert "mean over seeds (up to 3), band from the least to the greatest" in result.caption
 
 
-def test_the_data_are_every_epoch_of_every_cell_in_full(profile: Profiles) -> None:
-    grid = own_grid(PAIR, profile("digits"))
-    records = all_trained([grid])
+def test_curves_csv_is_every_epoch_of_every_cell_in_full(own):
+    grid, records = own(PAIR)
     rows = list(csv.DictReader(io.StringIO(curves(grid, records).csv)))
     assert len(rows) == 2 * 3 * 10
-    cell = next(e.cell for e in grid.entries if e.labels["loss"] == "pld" and e.cell.seed == 2)
-    mine = [float(r["Top-1 accuracy (%)"]) for r in rows if (r["line"], r["seed"]) == ("PLD", "2")]
-    assert mine == [each.metrics["top1"] for each in records[cell.cell_id].epochs]
+    values = [float(row["Top-1 accuracy (%)"]) for row in rows if (row["line"], row["seed"]) == ("PLD", "2")]
+    assert values == [epoch.metrics["top1"] for epoch in records[find_cell(grid, "pld", 2).cell_id].epochs]
 
 
-def test_a_table_without_curves_gets_no_figure(profile: Profiles) -> None:
-    grid = own_grid(PAIR, profile("digits"))
+def test_draw_figures_records_without_epochs_draw_nothing(own):
+    grid, _ = own(PAIR)
     records = {cell.cell_id: make_record(cell) for cell in grid.cells()}
     table = build_table(grid, records)
-    assert curves_of(grid, table, records) is None and cost_of([table], records) is None
-    assert draw([grid], [table], records) == []
+    assert collect_curves(grid, table, records) is None and count_cost([table], records) is None
+    assert draw_figures([grid], [table], records) == []
 
 
-def test_rows_with_one_number_are_lines_named_by_what_tells_them_apart(profile: Profiles) -> None:
-    grid = own_grid(LIST.replace("ALPHAS", "0.1, 0.5"), profile("digits"))
-    (panel,) = curves(grid, all_trained([grid])).panels
-    # Top-1 and Top-5 are of the same cells, so there is one line a row.
+def test_panels_rows_with_one_number_are_lines_with_distinguishing_names(own):
+    (panel,) = curves(*own(LIST.replace("ALPHAS", "0.1, 0.5"))).panels
+    # Top-1 and Top-5 are of the same cells, so there is one line per row.
     assert [line.name for line in panel.lines] == ["kd, alpha=0.10", "kd, alpha=0.50", "ce", "ls"]
 
 
-def test_a_table_without_labels_has_one_nameless_line(profile: Profiles) -> None:
-    grid = own_grid(
-        "cells: {student: ResNet-50, loss: ce}\ntable: {columns: [{header: Top-1, metric: top1}]}", profile("digits")
-    )
-    records = all_trained([grid])
+def test_panels_table_without_labels_has_one_line(own):
+    grid, records = own("cells: {student: ResNet-50, loss: ce}\ntable: {columns: [{header: Top-1, metric: top1}]}")
     assert [line.name for line in curves(grid, records).lines] == ["(all)"]
-    svg = draw([grid], [build_table(grid, records)], records)[0].svg.decode()
+    svg = draw_figures([grid], [build_table(grid, records)], records)[0].svg.decode()
     assert "<!-- (all) -->" in svg and "<!-- Epoch -->" in svg
 
 
-def test_too_many_lines_make_panels_of_sweeps(profile: Profiles) -> None:
-    grid = own_grid(LIST.replace("ALPHAS", ", ".join(f"0.{n}" for n in range(9))), profile("digits"))
-    rest, sweep = curves(grid, all_trained([grid])).panels
-    assert (rest.title, [line.name for line in rest.lines]) == ("", ["ce", "ls"]) and not rest.shaded
-    assert sweep.title == "kd" and sweep.shaded
+def test_panels_too_many_lines_are_split_into_sweeps(own):
+    rest, sweep = curves(*own(LIST.replace("ALPHAS", ", ".join(f"0.{n}" for n in range(9))))).panels
+    assert (rest.title, rest.is_sweep, [line.name for line in rest.lines]) == ("", False, ["ce", "ls"])
+    assert (sweep.title, sweep.is_sweep) == ("kd", True)
     assert [line.name for line in sweep.lines] == [f"alpha={n / 10:.2f}" for n in range(9)]
 
 
-def test_no_picture_has_more_panels_than_can_be_seen(profile: Profiles) -> None:
-    pair = PAIR.replace("student: ResNet-50", "student: ResNet-50, optimizer: [lamb, adamw], epochs: [EPOCHS]")
-    text = pair.replace("[student]", "[student, optimizer, epochs]").replace("[0, 1, 2]", "0")
-    epochs = ", ".join(str(100 * n) for n in range(1, 14))
-    grid = own_grid(text.replace("EPOCHS", epochs), profile("digits"))
-    found = curves(grid, all_trained([grid]))
-    assert len(found.panels) == 26 and len(found.drawn) == 24
-    assert found.caption.endswith("The first 24 of 26 panels are drawn; the data hold all.")
+def test_panels_only_the_first_24_are_drawn(own):
+    epochs = [100 * n for n in range(1, 14)]
+    text = PAIR.replace("student: ResNet-50", f"student: ResNet-50, optimizer: [lamb, adamw], epochs: {epochs}")
+    result = curves(*own(text.replace("[student]", "[student, optimizer, epochs]").replace("[0, 1, 2]", "0")))
+    assert (len(result.panels), len(result.drawn_panels)) == (26, 24)
+    assert result.caption.endswith("The first 24 of 26 panels are drawn; the data hold all.")
 
 
-def test_the_axis_is_the_metric_that_the_table_shows(profile: Profiles) -> None:
+def test_curves_axis_is_the_tables_first_metric_on_a_log_scale_if_positive(profile):
     grid = table_grid("table10", profile("digits"))
-    found = curves(grid, all_trained([grid]))
-    assert found.label == "KL(teacher || student) (nats)" and found.by_ratio and len(found.panels) == 9
-    assert found.panels[0].name == "Setting: Homogeneous, Teacher: MobileNetV4-Large, Student: MobileNetV4-Medium"
-    nothing = {i: replace(r, epochs=tuple(_zero(e) for e in r.epochs)) for i, r in all_trained([grid]).items()}
-    assert not curves(grid, nothing).by_ratio
-
-
-def _zero(epoch: EpochRecord) -> EpochRecord:
-    return EpochRecord(epoch=epoch.epoch, time=epoch.time, metrics=dict.fromkeys(epoch.metrics, 0.0))
-
-
-def test_every_metric_of_a_table_has_a_name_and_a_unit() -> None:
-    assert set(QUANTITIES) == set(Metric.__args__)  # type: ignore[attr-defined]
-    assert QUANTITIES["top1"].label(difference=True) == "Difference in top-1 accuracy (points)"
+    records = all_trained([grid])
+    result = curves(grid, records)
+    assert (result.label, result.log_scale, len(result.panels)) == ("KL(teacher || student) (nats)", True, 9)
+    assert result.panels[0].name == "Setting: Homogeneous, Teacher: MobileNetV4-Large, Student: MobileNetV4-Medium"
+    for cell_id, record in records.items():
+        zeros = [epoch.model_copy(update={"metrics": dict.fromkeys(epoch.metrics, 0.0)}) for epoch in record.epochs]
+        records[cell_id] = replace(record, epochs=tuple(zeros))
+    assert not curves(grid, records).log_scale
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
 
 
-def costs(grids: list[Grid], records: dict[str, Record]) -> Cost:
-    tables: list[Table] = [build_table(grid, records) for grid in grids]
-    found = cost_of(tables, records)
-    assert found is not None
-    return found
+def costs(grids: list[Grid], records: dict[str, CellRecord]) -> Cost:
+    return count_cost([build_table(grid, records) for grid in grids], records)
 
 
-def test_shared_cells_and_cohorts_are_counted_from_the_records(profile: Profiles) -> None:
+def test_count_cost_counts_shared_cells_and_cohorts(profile):
     text = "cells: {teacher: ResNet-152, student: ResNet-50, loss: [LOSSES]}"
     grids = [
         own_grid(text.replace("LOSSES", losses), profile("digits"), name)
@@ -186,33 +178,30 @@ def test_shared_cells_and_cohorts_are_counted_from_the_records(profile: Profiles
     ]
     students = {str(e.labels["loss"]): e.cell for grid in grids for e in grid.entries}
     teacher = students["kd"].teacher
-    assert teacher is not None
-    # CE, KD and PLD went side by side, DIST alone; the teacher takes 20 epochs, students 10.
-    records = {cell.cell_id: trained(cell, rate=100.0) for cell in students.values()}
-    records[students["dist"].cell_id] = trained(students["dist"], rate=500.0)
-    records[teacher.cell_id] = trained(teacher, rate=700.0)
-    found = costs(grids, records)
-    assert found.trainings == {"one": (1, 3), "two": (1, 3)} and found.distinct == 5
-    assert list(found.epochs.values()) == [
+    # CE, KD and PLD are trained side by side, DIST alone; the teacher takes 20 epochs, students 10.
+    records = {cell.cell_id: make_trained_record(cell, rate=100.0) for cell in students.values()}
+    records[students["dist"].cell_id] = make_trained_record(students["dist"], rate=500.0)
+    records[teacher.cell_id] = make_trained_record(teacher, rate=700.0)
+    cost = costs(grids, records)
+    assert cost.trainings == {"one": (1, 3), "two": (1, 3)} and cost.distinct == 5
+    assert list(cost.epochs.values()) == [
         (2 * (3 * 10 + 20), 4 * 10 + 20, 4 * 10 + 20),
         (2 * (3 * 10 + 20), 4 * 10 + 20, 2 * 10 + 20),
         ((2 + 3) * 10, 3 * 10, 2 * 10),
     ]
-    assert found.caption.startswith("Left: 8 trainings, teachers' included, stand behind the tables; 5 were run.")
-    assert "passes through a teacher,each table on its own,50" in found.csv
+    assert cost.caption.startswith("Left: 8 trainings, teachers' included, stand behind the tables; 5 were run.")
+    assert "passes through a teacher,each table on its own,50" in cost.csv
 
 
-def test_seeds_never_share_batches_however_fast_they_were(profile: Profiles) -> None:
-    grid = own_grid("cells: {student: ResNet-50, loss: ce, seed: [0, 1]}", profile("digits"))
-    found = costs([grid], {cell.cell_id: trained(cell, rate=100.0) for cell in grid.cells()})
-    assert list(found.epochs.values()) == [(20, 20, 20), (20, 20, 20), (0, 0, 0)]
+def test_count_cost_seeds_never_share_batches_at_any_speed(own):
+    grid, _ = own("cells: {student: ResNet-50, loss: ce, seed: [0, 1]}")
+    cost = costs([grid], {cell.cell_id: make_trained_record(cell, rate=100.0) for cell in grid.cells()})
+    assert list(cost.epochs.values()) == [(20, 20, 20), (20, 20, 20), (0, 0, 0)]
 
 
-def test_what_has_no_recorded_epochs_is_said_to_be_left_out(profile: Profiles) -> None:
-    grid = own_grid(PAIR, profile("digits"))
-    records = all_trained([grid])
-    lost = next(e.cell for e in grid.entries if e.labels["loss"] == "kd")
-    del records[lost.cell_id]
-    found = costs([grid], records)
-    assert (found.distinct, found.unknown) == (6, 1)
-    assert found.caption.endswith("1 of 7 trainings have no recorded epochs and are left out.")
+def test_count_cost_cells_without_recorded_epochs_are_left_out_and_counted(own):
+    grid, records = own(PAIR)
+    del records[find_cell(grid, "kd", 0).cell_id]
+    cost = costs([grid], records)
+    assert (cost.distinct, cost.unknown) == (6, 1)
+    assert cost.caption.endswith("1 of 7 trainings have no recorded epochs and are left out.")

@@ -1,19 +1,17 @@
-"""What others wrote never becomes a part of the page, and no drawing a part of another."""
+"""Test that foreign texts never become markup of the page, and that drawings stay separate."""
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
-from html_pages import DELTAS, Element, drawing, page_of, provenance, read, verdicts_of
-from synthetic import make_record, own_grid
+from html_pages import DELTAS, Element, build_test_page, drawing, list_verdicts, provenance, read
+from paper_records import make_record, own_grid
 
-from pld_grid.profile import Profile
-from pld_grid.report.page import Page, page_html
-from pld_grid.report.page_figure import inline_svg
+from pld_grid.experiment.profile import Profile
+from pld_grid.report.html_figure import inline_svg
+from pld_grid.report.html_page import Page, render_page
 from pld_grid.report.table import Row
 
-Profiles = Callable[[str], Profile]
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}</style>-->"
 
 
@@ -25,7 +23,7 @@ def _with_texts(profile: Profile, text: str) -> Page:
     records = {cell.cell_id: make_record(cell, provenance=made) for cell in cells}
     for cell, state in zip(cells, ("failed", "diverged"), strict=False):
         records[cell.cell_id] = make_record(cell, state, reason=text, run_id=text, experiment_id=text)
-    page = page_of([base], records, figures=[drawing(text, title=text, caption=text, alt=text)])
+    page = build_test_page([base], records, figures=[drawing(text, title=text, caption=text, alt=text)])
     (table,) = page.tables
 
     def renamed(row: Row) -> Row:
@@ -34,8 +32,8 @@ def _with_texts(profile: Profile, text: str) -> Page:
     setting = replace(table.setting, profile=text, description=text, dataset=text, models={text: text}, recipe=text)
     headers, rows = tuple(f"{text}{place}" for place, _ in enumerate(table.headers)), tuple(map(renamed, table.rows))
     table = replace(table, title=text, headers=headers, rows=rows, setting=setting)
-    claims = [replace(verdict, paper_detail=text, run_detail=text) for verdict in verdicts_of(page)[:2]]
-    claims = [replace(v, claim=replace(v.claim, text=text, place=text)) for v in claims]
+    claims = [replace(verdict, paper_detail=text, run_detail=text) for verdict in list_verdicts(page)[:2]]
+    claims = [replace(v, claim=v.claim.model_copy(update={"text": text, "place": text})) for v in claims]
     return replace(page, tables=[table], verdicts=claims)
 
 
@@ -43,8 +41,8 @@ def _shape(element: Element) -> tuple[str, list[str]]:
     return element.name, sorted(element.attributes)
 
 
-def test_texts_never_become_elements_or_attributes(profile: Profiles) -> None:
-    harmless, hostile = (read(page_html(_with_texts(profile("digits"), text))) for text in ("plain", HOSTILE))
+def test_hostile_texts_never_become_elements_or_attributes(profile):
+    harmless, hostile = (read(render_page(_with_texts(profile("digits"), text))) for text in ("plain", HOSTILE))
     # The drawings hold glyphs of the texts; everything else is one and the same page.
     shapes = [[_shape(e) for e in tree.walk() if not e.within("drawing")] for tree in (harmless, hostile)]
     assert shapes[0] == shapes[1]
@@ -54,7 +52,7 @@ def test_texts_never_become_elements_or_attributes(profile: Profiles) -> None:
     assert HOSTILE in hostile.text
 
 
-def test_two_drawings_share_no_id_and_keep_their_own_references() -> None:
+def test_inline_svg_drawings_share_no_id():
     figure = drawing()
     svgs = [inline_svg(figure, prefix) for prefix in ("a.", "b.")]
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
@@ -65,7 +63,7 @@ def test_two_drawings_share_no_id_and_keep_their_own_references() -> None:
     assert svgs[0].replace("a.", "b.") == svgs[1].replace("a.", "b.")
 
 
-def test_a_drawing_keeps_its_look_without_styles() -> None:
+def test_inline_svg_keeps_appearance_without_styles():
     figure = drawing()
     svg = inline_svg(figure, "a.")
     assert b"style=" in figure.svg and "style" not in svg and "<!--" not in svg and "metadata" not in svg

@@ -1,17 +1,22 @@
-"""Layouts and records -> tables, with grids written here."""
+"""Test how layouts and records become tables."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import PAPER, make_record, own_grid, records_of, table_grid
+from paper_records import PAPER, make_record, make_records, own_grid, table_grid
 
-from pld_grid.errors import InputError
-from pld_grid.profile import Profile
-from pld_grid.report import Table, Value, build_table
-from pld_grid.report.caption import captions, interval_caption, validation_caption, versions_caption
-from pld_grid.report.values import states
+from pld_grid.experiment.cell import Cell
+from pld_grid.experiment.metrics import METRICS
+from pld_grid.experiment.profile import Profile
+from pld_grid.report.table import Table
+from pld_grid.report.table_builder import build_table
+from pld_grid.report.table_notes import collect_notes, describe_intervals, describe_validation, describe_versions
+from pld_grid.report.value_text import describe_state
+from pld_grid.report.values import Value
+from pld_grid.store.records import CellRecord
+from pld_grid.util.errors import InputError
 
 Profiles = Callable[[str], Profile]
 
@@ -31,41 +36,44 @@ table:
 
 
 def number(table: Table, header: str, row: int = 0) -> Value:
-    found = table.rows[row].cells[table.headers.index(header)]
-    assert isinstance(found, Value)
-    return found
+    return table.rows[row].cells[table.headers.index(header)]
 
 
-def test_values_are_the_records_of_the_matching_cells(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    records = records_of([grid])
-    table = build_table(grid, records)
-    by_loss = {
-        loss: [records[e.cell.cell_id].metrics["top1"] for e in grid.entries if e.labels["loss"] == loss]
-        for loss in ("kd", "pld")
-    }
-    assert number(table, "KD").numbers == by_loss["kd"]
-    assert number(table, "Gain").numbers == [p - k for p, k in zip(by_loss["pld"], by_loss["kd"], strict=True)]
-    teacher = grid.entries[0].cell.teacher
-    assert teacher is not None
-    above = [p - records[teacher.cell_id].metrics["top1"] for p in by_loss["pld"]]
-    assert number(table, "Teacher").wanted == 1 and number(table, "Above").numbers == above
-    assert number(table, "Size").fact and number(table, "Size").n == 1
+def build(text: str, profile: Profile, *changed: CellRecord, paper: Path | None = None) -> Table:
+    """Build the table of a grid whose cells are finished; the changed records replace theirs."""
+    grid = own_grid(text, profile)
+    return build_table(grid, make_records([grid]) | {record.cell_id: record for record in changed}, paper)
 
 
-def test_a_failed_seed_leaves_its_pair_out(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    records = records_of([grid])
-    lost = next(e.cell for e in grid.entries if e.labels["loss"] == "kd" and e.cell.seed == 1)
-    records[lost.cell_id] = make_record(lost, "failed", reason="disk full")
-    gain = number(build_table(grid, records), "Gain")
-    assert (gain.n, gain.wanted) == (2, 3)
-    assert states(gain) == "n = 2 of 3; seed 1: failed: disk full"
+def find_cell(profile: Profile, loss: str, seed: int) -> Cell:
+    """Return a student's cell of `PAIRS`."""
+    entries = own_grid(PAIRS, profile).entries
+    return next(e.cell for e in entries if e.labels["loss"] == loss and e.cell.seed == seed)
 
 
-def test_a_grid_without_table_shows_what_varies(profile: Profiles) -> None:
-    grid = own_grid("cells: {teacher: ResNet-152, student: ResNet-50, loss: [ce, kd], seed: [0, 1]}", profile("digits"))
-    table = build_table(grid, records_of([grid]), PAPER)
+def find_teacher(profile: Profile) -> Cell:
+    return find_cell(profile, "kd", 0).teacher
+
+
+def test_values_are_the_metrics_of_matching_cells(digits):
+    table = build(PAIRS, digits)
+    kd, pld = ([make_record(find_cell(digits, loss, s)).metrics["top1"] for s in range(3)] for loss in ("kd", "pld"))
+    teacher = make_record(find_teacher(digits)).metrics["top1"]
+    assert number(table, "KD").numbers == kd
+    assert number(table, "Gain").numbers == [p - k for p, k in zip(pld, kd, strict=True)]
+    assert number(table, "Teacher").planned == 1 and number(table, "Above").numbers == [p - teacher for p in pld]
+    assert number(table, "Size").is_model_size and number(table, "Size").n == 1
+
+
+def test_difference_leaves_out_pair_of_failed_seed(digits):
+    gain = number(build(PAIRS, digits, make_record(find_cell(digits, "kd", 1), "failed", reason="disk full")), "Gain")
+    assert (gain.n, gain.planned) == (2, 3)
+    assert describe_state(gain) == "n = 2 of 3; seed 1: failed: disk full"
+
+
+def test_grid_without_table_shows_varying_labels(digits):
+    text = "cells: {teacher: ResNet-152, student: ResNet-50, loss: [ce, kd], seed: [0, 1]}"
+    table = build(text, digits, paper=PAPER)
     # What only one of the losses has varies too: KD's hyperparameters are blank for CE.
     assert table.headers[0] == "loss" and table.headers[-2:] == ("Top-1", "Top-5")
     assert [row.cells[0] for row in table.rows] == ["ce", "kd"]
@@ -73,35 +81,30 @@ def test_a_grid_without_table_shows_what_varies(profile: Profiles) -> None:
     assert table.paper == "" and number(table, "Top-1").paper is None
 
 
-def test_one_number_from_cells_that_differ_in_more_than_the_seed_is_refused(profile: Profiles) -> None:
-    text = PAIRS.replace(", where: {loss: kd}", "")
-    grid = own_grid(text, profile("digits"))
+def test_cells_that_differ_in_more_than_the_seed_are_refused(digits):
     with pytest.raises(InputError) as caught:
-        build_table(grid, {})
+        build(PAIRS.replace(", where: {loss: kd}", ""), digits)
     message = str(caught.value)
-    assert message.startswith("own.yaml:7: table.columns[1]: ")
+    assert message.startswith("own.yaml:7: table.columns[1]: ") and "\n" not in message
     for part in ("table own", 'row "Student=ResNet-50"', 'column "KD"', "ambiguous", "loss: kd, pld", "where"):
         assert part in message
-    assert "\n" not in message
 
 
-def test_one_cell_under_two_labels_is_not_ambiguous(profile: Profiles) -> None:
+def test_one_cell_with_two_labels_is_not_ambiguous(digits):
     # CE has no teacher, so both entries are one cell.
-    text = "cells: {teacher: [ResNet-152, ViT-Base/16], student: ResNet-50, loss: ce}\ntable: {rows: [loss], columns: [{header: Top-1, metric: top1}]}"  # noqa: E501
-    grid = own_grid(text, profile("digits"))
-    assert number(build_table(grid, records_of([grid])), "Top-1").n == 1
+    cells = "cells: {teacher: [ResNet-152, ViT-Base/16], student: ResNet-50, loss: ce}"
+    table = "table: {rows: [loss], columns: [{header: Top-1, metric: top1}]}"
+    assert number(build(f"{cells}\n{table}", digits), "Top-1").n == 1
 
 
-def test_a_number_that_no_cell_makes_says_so(profile: Profiles) -> None:
-    grid = own_grid(PAIRS.replace("loss: kd", "loss: dist"), profile("digits"))
-    table = build_table(grid, records_of([grid]))
-    assert states(number(table, "KD")) == "not in the grid"
+def test_number_without_cell_says_not_in_the_grid(digits):
+    table = build(PAIRS.replace("loss: kd", "loss: dist"), digits)
+    assert describe_state(number(table, "KD")) == "not in the grid"
     assert number(table, "Gain").mean is None
 
 
-def test_only_leaves_columns_blank_and_so_their_differences(profile: Profiles) -> None:
-    text = PAIRS.replace("header: KD,", "header: KD, only: {student: ViT-Small/16},")
-    table = build_table(own_grid(text, profile("digits")), {})
+def test_column_with_only_is_blank_in_other_rows_and_so_is_its_difference(digits):
+    table = build(PAIRS.replace("header: KD,", "header: KD, only: {student: ViT-Small/16},"), digits)
     assert table.rows[0].cells[1] == "" and table.rows[0].cells[3] == ""
 
 
@@ -120,183 +123,135 @@ table:
 """
 
 
-def test_each_row_has_the_baseline_that_shares_its_labels(profile: Profiles) -> None:
-    grid = own_grid(BASELINES, profile("digits"))
-    table = build_table(grid, records_of([grid]))
-    baselines = {e.labels["student"]: e.cell.cell_id for e in grid.entries if e.role == "baseline"}
+def test_baseline_of_a_row_shares_its_labels(digits):
+    table = build(BASELINES, digits)
+    baselines = {
+        e.labels["student"]: e.cell.cell_id for e in own_grid(BASELINES, digits).entries if e.role == "baseline"
+    }
     assert len(table.rows) == 4
     for index, row in enumerate(table.rows):
         (sample,) = number(table, "Delta", index).samples
         assert sample.terms[0].cell_id == baselines[row.cells[0]]  # type: ignore[index]
 
 
-def test_a_baseline_that_is_not_there_is_an_error(profile: Profiles) -> None:
-    text = BASELINES.replace("  - {role: baseline, loss: pld}\n", "")
-    with pytest.raises(InputError, match="role: baseline"):
-        build_table(own_grid(text, profile("digits")), {})
+DIFFERENCE = "  difference_rows: [{header: D, minus: [{student: ResNet-50}, {student: ViT-Small/16}]}]\n"
 
 
-def test_baselines_that_no_label_of_the_rows_tells_apart_are_ambiguous(profile: Profiles) -> None:
-    text = BASELINES.replace("loss: pld", "loss: pld, optimizer: [lamb, adamw]")
-    with pytest.raises(InputError, match=r'column "Delta" is ambiguous: .*optimizer: lamb, adamw'):
-        build_table(own_grid(text, profile("digits")), {})
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BASELINES.replace("  - {role: baseline, loss: pld}\n", ""), "role: baseline"),
+        (
+            BASELINES.replace("loss: pld", "loss: pld, optimizer: [lamb, adamw]"),
+            r'column "Delta" is ambiguous: .*optimizer: lamb, adamw',
+        ),
+        (BASELINES.replace("loss: pld", "loss: [pld, ce]"), '"baseline": none of 4 has student: ResNet-50, loss: kd'),
+        (PAIRS + DIFFERENCE, r"difference_rows\[0\].minus\[1\]: 0 rows match \(student: ViT-Small/16\)"),
+    ],
+)
+def test_baseline_or_difference_row_without_one_match_is_refused(digits, text, message):
+    with pytest.raises(InputError, match=message):
+        build(text, digits)
 
 
-def test_a_row_that_shares_no_baselines_labels_is_an_error(profile: Profiles) -> None:
-    text = BASELINES.replace("loss: pld", "loss: [pld, ce]")
-    with pytest.raises(InputError, match='"baseline": none of 4 has student: ResNet-50, loss: kd'):
-        build_table(own_grid(text, profile("digits")), {})
-
-
-def test_a_difference_row_needs_one_row_on_each_side(profile: Profiles) -> None:
-    text = PAIRS + "  difference_rows: [{header: D, minus: [{student: ResNet-50}, {student: ViT-Small/16}]}]\n"
-    with pytest.raises(InputError, match=r"difference_rows\[0\].minus\[1\]: 0 rows match \(student: ViT-Small/16\)"):
-        build_table(own_grid(text, profile("digits")), {})
-
-
-def test_table_5s_last_row_pairs_seeds_over_epochs(profile: Profiles) -> None:
-    grid = table_grid("table05", profile("digits"), seeds=2)
-    records = records_of([grid])
-    table = build_table(grid, records, PAPER)
+def test_difference_row_of_table_5_pairs_seeds_over_epochs(digits):
+    grid = table_grid("table05", digits, seeds=2)
+    table = build_table(grid, make_records([grid]), PAPER)
     for header in ("CE", "KD", "DIST", "PLD"):
         long, short, last = (number(table, header, row) for row in (1, 0, 2))
         assert last.numbers == pytest.approx([a - b for a, b in zip(long.numbers, short.numbers, strict=True)])
     assert number(table, "Delta_KD", 2).paper == "" and number(table, "Delta_KD", 2).n == 2
 
 
+def test_metrics_describe_themselves():
+    assert METRICS["top1"].axis_label(difference=True) == "Difference in top-1 accuracy (points)"
+    assert METRICS["kl_teacher_student"].axis_label() == "KL(teacher || student) (nats)"
+    assert METRICS["top1"].describe(97.456) == "top-1 97.46 %"
+
+
 # -- code versions ----------------------------------------------------------------------------------------------------
 
 
-def test_a_table_of_one_version_has_no_marks(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    table = build_table(grid, records_of([grid]))
-    assert table.versions == {"0123abc": 7} and table.version == "0123abc"
-    assert not any(value.other_version for value in table.values) and versions_caption(table) == ""
-    assert build_table(grid, {}).versions == {} and build_table(grid, {}).version == ""
+def test_numbers_of_one_version_have_no_mark(digits):
+    table, empty = build(PAIRS, digits), build_table(own_grid(PAIRS, digits), {})
+    assert table.versions == {"0123abc": 7} and table.main_version == "0123abc"
+    assert not any(value.from_other_version for value in table.values) and describe_versions(table) == ""
+    assert empty.versions == {} and empty.main_version == ""
 
 
-def test_numbers_of_another_version_are_marked(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    records = records_of([grid])
-    other = next(e.cell for e in grid.entries if e.labels["loss"] == "kd" and e.cell.seed == 1)
-    records[other.cell_id] = make_record(other, commit="89abcdef0123456789abcdef0123456789abcdef-dirty")
-    table = build_table(grid, records)
+def test_numbers_of_another_version_are_marked(digits):
+    commit = "89abcdef0123456789abcdef0123456789abcdef-dirty"
+    table = build(PAIRS, digits, make_record(find_cell(digits, "kd", 1), commit=commit))
     assert table.versions == {"0123abc": 6, "89abcdef01-dirty": 1}
-    marked = {header for header in table.headers[1:] if number(table, header).other_version}
-    assert marked == {"KD", "Gain"}
-    assert versions_caption(table) == (
-        "6 cells by commit 0123abc, 1 cell by commit 89abcdef01 (had uncommitted changes);"
-        " † marks numbers that another version than the first had a part in"
+    assert {h for h in table.headers[1:] if number(table, h).from_other_version} == {"KD", "Gain"}
+    assert describe_versions(table) == (
+        "Computed: 6 cells by commit 0123abc, 1 cell by commit 89abcdef01 (had uncommitted changes);"
+        " † marks numbers that another version than the first computed, at least in part"
     )
 
 
-def test_a_teacher_of_another_version_marks_its_students(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    records = records_of([grid])
-    teacher = grid.entries[0].cell.teacher
-    assert teacher is not None
-    records[teacher.cell_id] = make_record(teacher, commit="")
-    table = build_table(grid, records)
+def test_teacher_of_another_version_marks_its_students(digits):
+    table = build(PAIRS, digits, make_record(find_teacher(digits), commit=""))
     assert table.versions == {"0123abc": 6, "unknown": 1}
-    assert all(number(table, header).other_version for header in ("KD", "PLD", "Gain", "Teacher", "Above"))
-    assert "1 cell by an unknown commit" in versions_caption(table)
+    assert all(number(table, header).from_other_version for header in ("KD", "PLD", "Gain", "Teacher", "Above"))
+    assert "1 cell by an unknown commit" in describe_versions(table)
 
 
-def test_uncommitted_changes_are_named_even_if_all_cells_share_them(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    cells = {cell.cell_id: cell for cell in grid.cells()}
-    records = {cell_id: make_record(cell, commit="abc-dirty") for cell_id, cell in cells.items()}
-    table = build_table(grid, records)
-    assert versions_caption(table) == "All cells by commit abc (had uncommitted changes)"
-    assert not any(value.other_version for value in table.values)
+def test_uncommitted_changes_of_all_cells_are_named(digits):
+    cells = own_grid(PAIRS, digits).cells()
+    table = build(PAIRS, digits, *(make_record(cell, commit="abc-dirty") for cell in cells))
+    assert describe_versions(table) == "All cells were computed by commit abc (had uncommitted changes)"
+    assert not any(value.from_other_version for value in table.values)
 
 
-# -- captions ---------------------------------------------------------------------------------------------------------
+# -- notes ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_binomial_error_is_that_of_the_tables_own_mean(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    cells = {cell.cell_id: cell for cell in grid.cells()}
-    records = {cell_id: make_record(cell, metrics={"top1": 96.1}) for cell_id, cell in cells.items()}
-    lost = grid.entries[0].cell
-    records[lost.cell_id] = make_record(lost, "unfinished", metrics={"top1": 1.0})
-    table = build_table(grid, records)
-    assert table.top1 == pytest.approx(96.1)
-    assert validation_caption(table) == (
-        "355 validation images: a top-1 of 96.1 % (the mean here) has a binomial standard error of 1.03 points,"
-        " which more seeds do not remove"
+def test_validation_note_gives_the_binomial_error_of_the_mean(digits):
+    records = [make_record(cell, metrics={"top1": 96.1}) for cell in own_grid(PAIRS, digits).cells()]
+    unfinished = make_record(find_cell(digits, "kd", 0), "unfinished", metrics={"top1": 1.0})
+    table = build(PAIRS, digits, *records, unfinished)
+    assert table.mean_top1 == pytest.approx(96.1)
+    assert describe_validation(table) == (
+        "355 validation images: a top-1 accuracy of 96.1 % (the mean of this table) has a binomial standard error of"
+        " 1.03 percentage points; more seeds do not reduce it"
     )
-    assert validation_caption(build_table(grid, {})) == "355 validation images"
+    assert describe_validation(build_table(own_grid(PAIRS, digits), {})) == "355 validation images"
     unknown = replace(table, setting=replace(table.setting, validation_images=None))
-    assert "not known" in validation_caption(unknown)
+    assert "unknown" in describe_validation(unknown)
 
 
-def test_the_interval_is_explained_where_there_are_differences(profile: Profiles) -> None:
-    grid = own_grid(PAIRS, profile("digits"))
-    records = records_of([grid])
-    said = interval_caption(build_table(grid, records))
-    assert "pairs" in said and '"[-]"' not in said
-    one = own_grid(PAIRS.replace("seed: [0, 1, 2]", "seed: 0"), profile("digits"))
-    assert '"[-]": one seed, hence no interval' in interval_caption(build_table(one, records))
-    plain = own_grid("cells: {student: ResNet-50, loss: [ce, ls]}", profile("digits"))
-    assert set(captions(build_table(plain, {}))) == {"Validation"}
+def test_intervals_note_appears_with_differences(digits):
+    text = describe_intervals(build(PAIRS, digits))
+    assert "paired by seed" in text and '"[-]"' not in text
+    one_seed = build(PAIRS.replace("seed: [0, 1, 2]", "seed: 0"), digits)
+    assert '"[-]": no interval, as there is only one seed' in describe_intervals(one_seed)
+    plain = own_grid("cells: {student: ResNet-50, loss: [ce, ls]}", digits)
+    assert set(collect_notes(build_table(plain, {}))) == {"Validation"}
 
 
 # -- the paper's side -----------------------------------------------------------------------------------------------
 
-
-def paper_for(tmp_path: Path, text: str) -> Path:
-    (tmp_path / "mine.csv").write_text(text)
-    return tmp_path
-
-
-MINE = "cells: {student: ResNet-50, loss: [ce, ls]}\ntable: {rows: [loss], columns: [{header: Loss, axis: loss}, {header: A, metric: top1}], paper: mine}"  # noqa: E501
+MINE = """
+cells: {student: ResNet-50, loss: [ce, ls]}
+table: {rows: [loss], columns: [{header: Loss, axis: loss}, {header: A, metric: top1}], paper: mine}
+"""
 
 
-def test_figures_join_by_the_texts_of_the_key_columns_in_any_order(profile: Profiles, tmp_path: Path) -> None:
-    folder = paper_for(tmp_path, "Loss,A\nls,71.30\nce,\n")
-    table = build_table(own_grid(MINE, profile("digits")), {}, folder)
+def build_with_paper(profile: Profile, folder: Path, text: str) -> Table:
+    (folder / "mine.csv").write_text(text)
+    return build_table(own_grid(MINE, profile), {}, folder)
+
+
+def test_paper_figures_are_matched_by_key_columns_in_any_order(digits, tmp_path):
+    table = build_with_paper(digits, tmp_path, "Loss,A\nls,71.30\nce,\n")
     assert [number(table, "A", row).paper for row in (0, 1)] == ["", "71.30"]
     assert table.paper == "mine.csv"
+    assert build_table(own_grid(MINE, digits), {}).paper == ""
 
 
-def test_a_column_called_std_is_the_spread_of_its_namesake(profile: Profiles, tmp_path: Path) -> None:
-    folder = paper_for(tmp_path, "Loss,A,A std\nls,71.30,0.24\nce,70.1,\n")
-    table = build_table(own_grid(MINE, profile("digits")), {}, folder)
-    assert [(number(table, "A", row).paper, number(table, "A", row).paper_std) for row in (0, 1)] == [
-        ("70.1", ""),
-        ("71.30", "0.24"),
-    ]
+def test_paper_std_column_is_matched_with_its_figures(digits, tmp_path):
+    table = build_with_paper(digits, tmp_path, "Loss,A,A std\nls,71.30,0.24\nce,70.1,\n")
+    values = [number(table, "A", row) for row in (0, 1)]
+    assert [(value.paper, value.paper_std) for value in values] == [("70.1", ""), ("71.30", "0.24")]
     assert table.headers == ("Loss", "A")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Loss,A\nce,1\nls,1\nkd,1\n", "row Loss=kd of .*mine.csv has no partner in table own"),
-        ("Loss,A\nce,1\n", "row Loss=ls of table own has no partner in .*mine.csv"),
-        ("Loss,A,B\nce,1,2\nls,1,2\n", 'column "B" of .*mine.csv has no partner in table own'),
-        ("Loss\nce\nls\n", 'column "A" of table own has no partner in .*mine.csv'),
-        ("A\n1\n", 'no column "Loss"'),
-        ("Loss,A\nce,1\nce,2\n", "the row Loss=ce is there twice"),
-        ("Loss,A\nce,1\nls\n", "mine.csv:3: 1 fields, the header has 2"),
-        ("Loss,A\nce,about 70\nls,1\n", 'mine.csv:2: A: "about 70" is no number'),
-        ("", "empty"),
-        ("Loss,A,B std\nce,1,1\nls,1,1\n", 'mine.csv: "B std" is the standard deviation of no column'),
-        ("Loss,A,A std,A std std\nce,1,1,1\nls,1,1,1\n", '"A std std" is the standard deviation of no column'),
-        ("Loss,A,A std\nce,1,-0.1\nls,1,1\n", 'mine.csv:2: A std: "-0.1" is negative'),
-        ("Loss,A,A std\nce,1,1\nls,,0.5\n", 'mine.csv:3: A std: "0.5" has no figure beside it'),
-        ("Loss,A,A std\nce,1,small\nls,1,1\n", 'mine.csv:2: A std: "small" is no number'),
-    ],
-)
-def test_whatever_has_no_partner_is_an_error(profile: Profiles, tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        build_table(own_grid(MINE, profile("digits")), {}, paper_for(tmp_path, text))
-
-
-def test_a_paper_table_that_is_not_there_is_an_error(profile: Profiles, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"mine\.csv: the paper's table cannot be read"):
-        build_table(own_grid(MINE, profile("digits")), {}, tmp_path)
-    with pytest.raises(InputError, match="is no plain name"):
-        build_table(own_grid(MINE.replace("mine", "../mine"), profile("digits")), {}, tmp_path)
-    assert build_table(own_grid(MINE, profile("digits")), {}).paper == ""

@@ -1,34 +1,35 @@
-"""Whoever writes into MLflow, or answers in its place, has no file of ours written and no command end in a traceback.
+"""Forged content of an MLflow database, or a forged server, writes no file and causes no traceback.
 
-What is no run of ours is none; what cannot be read at all is one line.
+Foreign runs are ignored; what cannot be read at all is reported in one line.
 """
 
 import json
 import shutil
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from cells import finish, make_cell
-from service import Service
+from cli_process import Service
+from loopback_server import QuietHandler, serve
 
-from pld_grid import api
-from pld_grid.errors import TrackingError
-from pld_grid.records import from_store
 from pld_grid.store import Receipt, Store
-from pld_grid.track import EXPERIMENT, Tracker, records
-from pld_grid.track.content import CELL_ID, LOGGED, PREFIX, RECEIPT, STATE, artifacts, tags
+from pld_grid.track.mirrored_records import load_records
+from pld_grid.track.run_content import CELL_ID, LOGGED, PREFIX, RECEIPT, STATE, make_artifacts, make_tags
+from pld_grid.track.tracker import Tracker
+from pld_grid.track.tracking_uri import EXPERIMENT
+from pld_grid.util.errors import TrackingError
+
+pytestmark = pytest.mark.slow
 
 CELL = make_cell(seed=1)
 
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store of one finished cell and the database that mirrors it."""
+    """Return a folder with a store of one finished cell and the database that mirrors it."""
     folder = tmp_path_factory.mktemp("mirrored")
     store = Store(folder / "store")
     finish(store, CELL)
@@ -38,7 +39,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(mirrored: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+    """Return a copy of the folder."""
     shutil.copytree(mirrored / "store", tmp_path / "store")
     with (
         closing(sqlite3.connect(mirrored / "mlflow.db")) as source,
@@ -53,7 +54,7 @@ def _change(database: Path, statement: str, *values: object) -> None:
         assert connection.execute(statement, values).rowcount > 0
 
 
-# -- a database ------------------------------------------------------------------------------------------------------
+# -- forged databases ------------------------------------------------------------------------------------------------
 
 TAG = "UPDATE tags SET value = ? WHERE key = ?"
 TAGS: dict[str, tuple[str, object]] = {
@@ -81,43 +82,41 @@ RUNS: dict[str, tuple[str, object]] = {
 
 
 @pytest.mark.parametrize("name", TAGS)
-def test_a_run_whose_tags_are_no_record_is_none_of_ours(folder: Path, name: str) -> None:
+def test_load_records_invalid_tags_are_ignored(folder, name):
     uri, (key, value) = f"sqlite:///{folder / 'mlflow.db'}", TAGS[name]
-    assert list(records(uri)) == [CELL.cell_id]
+    assert list(load_records(uri)) == [CELL.cell_id]
     _change(folder / "mlflow.db", TAG, value, key)
-    assert records(uri) == {}
+    assert load_records(uri) == {}
     Tracker(Store(folder / "store"), uri).sync_all()
 
 
 @pytest.mark.parametrize("missing", ["reason", "epoch", "metrics", "parameters", "commit", "state"])
-def test_nor_is_one_without_a_tag(folder: Path, missing: str) -> None:
+def test_load_records_missing_tag_is_ignored(folder, missing):
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     _change(folder / "mlflow.db", "DELETE FROM tags WHERE key = ?", f"{PREFIX}{missing}")
-    assert records(uri) == {}
+    assert load_records(uri) == {}
     Tracker(Store(folder / "store"), uri).sync_all()
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_whose_files_lie_nowhere_has_a_record_without_epochs(
-    folder: Path, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_load_records_forged_artifacts_have_no_epochs(folder, name, caplog):
     uri, store = f"sqlite:///{folder / 'mlflow.db'}", Store(folder / "store")
     _change(folder / "mlflow.db", *RUNS[name])
-    found = records(uri)[CELL.cell_id]
-    known = from_store(store, [CELL.cell_id])[CELL.cell_id]
-    assert (found.metrics, found.epochs, found.provenance) == (known.metrics, (), None)
+    record = load_records(uri)[CELL.cell_id]
+    known = store.report_records([CELL.cell_id])[CELL.cell_id]
+    assert (record.metrics, record.epochs, record.provenance) == (known.metrics, (), None)
     assert "1 of 1 finished runs have no receipt.json, or a wrong one" in caplog.text
     Tracker(store, uri).sync_all()
 
 
 @pytest.mark.parametrize("logged", ["x", b"\xff", "", None, "9" * 4500])
-def test_where_nothing_says_how_far_the_epochs_go_they_are_logged_again(folder: Path, logged: object) -> None:
+def test_sync_invalid_logged_epoch_logs_all_epochs(folder, logged):
     uri, store = f"sqlite:///{folder / 'mlflow.db'}", Store(folder / "store")
     _change(folder / "mlflow.db", TAG, logged, LOGGED)
     Tracker(store, uri).sync(CELL.cell_id)
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        found = connection.execute("SELECT value FROM tags WHERE key = ?", [LOGGED]).fetchall()
-    assert found == [(str(CELL.epochs),)]
+        values = connection.execute("SELECT value FROM tags WHERE key = ?", [LOGGED]).fetchall()
+    assert values == [(str(CELL.epochs),)]
 
 
 @pytest.mark.parametrize(
@@ -142,27 +141,30 @@ def test_where_nothing_says_how_far_the_epochs_go_they_are_logged_again(folder: 
         "UPDATE alembic_version SET version_num = X'ff'",
     ],
 )
-def test_a_database_that_no_mlflow_wrote_ends_in_no_traceback(folder: Path, change: str) -> None:
+def test_forged_database_raises_one_line_at_most(folder, change):
     uri, store = f"sqlite:///{folder / 'mlflow.db'}", Store(folder / "store")
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute(change)
-    for use in (lambda: records(uri), Tracker(store, uri).sync_all, lambda: Tracker(store, uri).sync(CELL.cell_id)):
-        _one_line_at_most(use)
+    for use in (
+        lambda: load_records(uri),
+        Tracker(store, uri).sync_all,
+        lambda: Tracker(store, uri).sync(CELL.cell_id),
+    ):
+        _assert_one_line_at_most(use)
 
 
-def _one_line_at_most(use: Callable[[], object]) -> None:
+def _assert_one_line_at_most(use: Callable[[], object]) -> None:
     try:
         use()
     except TrackingError as refused:
         assert len(str(refused)) < 1000
 
 
-def test_the_command_line_reports_what_is_left(tmp_path: Path) -> None:
+def test_report_forged_tags_reports_the_rest(tmp_path):
     service = Service(tmp_path / "work")
     store = Store(service.store)
-    grid = api.load_grid(service.folder / "losses.yaml", str(service.folder / "tiny.yaml"))
-    cells = {cell.cell_id: cell for cell in grid.cells()}
+    cells = {cell.cell_id: cell for cell in service.load_grid().cells()}
     forged = dict(zip(cells, TAGS.values(), strict=False))
     assert len(forged) == len(cells) == 9
     for cell in cells.values():
@@ -172,44 +174,27 @@ def test_the_command_line_reports_what_is_left(tmp_path: Path) -> None:
         of_cell = "AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
         _change(service.folder / ".pld_grid" / "mlflow.db", f"{TAG} {of_cell}", value, key, CELL_ID, cell_id)
     service.run("report", "--from", "mlflow", "--out", "mine")
-    header, *found = (service.folder / "mine" / "records.jsonl").read_text().splitlines()
+    header, *records = (service.folder / "mine" / "records.jsonl").read_text().splitlines()
     assert '"profile":"tiny"' in header
-    assert found == []
+    assert records == []
     service.run("sync")
 
 
-# -- whoever answers as MLflow ---------------------------------------------------------------------------------------
+# -- forged servers --------------------------------------------------------------------------------------------------
 
 
-class Impostor:
-    """Answers as an MLflow of one run, or with anything at all."""
+class ForgedServer:
+    """Answers like an MLflow with one run, or with fixed bytes."""
+
+    uri = ""
 
     def __init__(self, receipt: Receipt) -> None:
         self.run_id = "0" * 32
         self.tags: dict[str, str] = {}
         self.answer: bytes | None = None
-        self.receipt = artifacts(receipt)["receipt.json"]
-        impostor = self
+        self.receipt = make_artifacts(receipt)["receipt.json"]
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                data = impostor.said(self.path)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_POST = do_PATCH = do_PUT = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.uri = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def said(self, path: str) -> bytes:
+    def make_answer(self, path: str) -> bytes:
         if self.answer is not None:
             return self.answer
         if "mlflow-artifacts/artifacts/" in path:
@@ -217,50 +202,67 @@ class Impostor:
         if "mlflow-artifacts/artifacts" in path:
             return b'{"files": []}'
         info = {
-            "run_id": self.run_id, "run_uuid": self.run_id, "experiment_id": "1", "status": "FINISHED",
-            "start_time": 1, "artifact_uri": f"mlflow-artifacts:/1/{'0' * 32}/artifacts", "lifecycle_stage": "active",
-        }  # fmt: skip
+            "run_id": self.run_id,
+            "run_uuid": self.run_id,
+            "experiment_id": "1",
+            "status": "FINISHED",
+            "start_time": 1,
+            "artifact_uri": f"mlflow-artifacts:/1/{'0' * 32}/artifacts",
+            "lifecycle_stage": "active",
+        }
         run = {"info": info, "data": {"tags": [{"key": k, "value": v} for k, v in self.tags.items()]}}
         experiment = {"experiment_id": "1", "name": EXPERIMENT, "lifecycle_stage": "active"}
         return json.dumps({"experiment": experiment, "run": run, "runs": [run], "experiments": [experiment]}).encode()
 
 
 @pytest.fixture
-def impostor(folder: Path) -> Iterator[Impostor]:
-    progress = Store(folder / "store").progress(CELL.cell_id)
-    assert progress is not None
-    assert progress.receipt is not None
-    found = Impostor(progress.receipt)
-    found.tags = {**tags(CELL, progress), LOGGED: str(CELL.epochs)}
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+def forged_server(folder: Path) -> Iterator[ForgedServer]:
+    progress = Store(folder / "store").record(CELL.cell_id)
+    forged = ForgedServer(progress.receipt)
+    forged.tags = {**make_tags(CELL, progress), LOGGED: str(CELL.epochs)}
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            self.read_body()
+            self.send(forged.make_answer(self.path))
+
+        do_POST = do_PATCH = do_PUT = do_GET
+
+    with serve(Handler) as forged.uri:
+        yield forged
 
 
-def _everything(folder: Path) -> dict[str, bytes | None]:
+def _read_all_files(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("run_id", ["{folder}/store/0123456789abcdef", "../../../escaped", "../escaped", "a/b", "."])
-def test_a_runs_name_leads_nowhere(
-    folder: Path, impostor: Impostor, run_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load_records_forged_run_id_writes_no_file(folder, forged_server, run_id, monkeypatch):
     (folder / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder / "tmp"))
-    before = _everything(folder)
-    impostor.run_id = run_id.format(folder=folder)
-    found = records(impostor.uri)[CELL.cell_id]
-    # It was fetched, and is what the tags say.
-    assert len(found.epochs) == CELL.epochs
-    assert _everything(folder) == before
+    before = _read_all_files(folder)
+    forged_server.run_id = run_id.format(folder=folder)
+    record = load_records(forged_server.uri)[CELL.cell_id]
+    # The receipt was downloaded, and it has the digest in the tags.
+    assert len(record.epochs) == CELL.epochs
+    assert _read_all_files(folder) == before
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        b"", b"null", b"5", b"[]", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"experiment": 5}',
+        b"",
+        b"null",
+        b"5",
+        b"[]",
+        b'"x"',
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"experiment": 5}',
         b'{"experiment": []}',
-        b'{"experiment": {"experiment_id": {}}}', b'{"experiment": {"lifecycle_stage": 7, "experiment_id": "1"}}',
+        b'{"experiment": {"experiment_id": {}}}',
+        b'{"experiment": {"lifecycle_stage": 7, "experiment_id": "1"}}',
         b'{"experiment": {"experiment_id": "1"}, "runs": 5, "run": 5, "experiments": 5}',
         b'{"experiment": {"experiment_id": "1"}, "runs": [5], "run": [5], "experiments": [5]}',
         b'{"experiment": {"experiment_id": "1"}, "runs": [{"info": null}], "run": {}, "run_id": 5}',
@@ -270,13 +272,12 @@ def test_a_runs_name_leads_nowhere(
         b'{"experiment": {"experiment_id": 1e999}}',
     ],
     ids=range(19),
-)  # fmt: skip
-def test_an_answer_that_is_none_ends_in_no_traceback(folder: Path, impostor: Impostor, answer: bytes) -> None:
-    impostor.answer = answer
-    store = Store(folder / "store")
-    _one_line_at_most(lambda: records(impostor.uri))
+)
+def test_forged_answer_raises_one_line(folder, forged_server, answer):
+    forged_server.answer = answer
+    _assert_one_line_at_most(lambda: load_records(forged_server.uri))
     with pytest.raises(TrackingError) as refused:
-        Tracker(store, impostor.uri).sync(CELL.cell_id)
+        Tracker(Store(folder / "store"), forged_server.uri).sync(CELL.cell_id)
     assert len(str(refused.value)) < 1000
 
 
@@ -285,7 +286,7 @@ def test_an_answer_that_is_none_ends_in_no_traceback(folder: Path, impostor: Imp
     [{STATE: "\ud800"}, {f"{PREFIX}reason": "\ud800"}, {f"{PREFIX}metrics": "{"}, {LOGGED: "x"}, {RECEIPT: "\udfff"}],
     ids=repr,
 )
-def test_tags_of_an_impostor_are_read_or_refused(folder: Path, impostor: Impostor, changes: dict[str, str]) -> None:
-    impostor.tags |= changes
-    _one_line_at_most(lambda: records(impostor.uri))
-    _one_line_at_most(lambda: Tracker(Store(folder / "store"), impostor.uri).sync(CELL.cell_id))
+def test_forged_tags_raise_one_line_at_most(folder, forged_server, changes):
+    forged_server.tags |= changes
+    _assert_one_line_at_most(lambda: load_records(forged_server.uri))
+    _assert_one_line_at_most(lambda: Tracker(Store(folder / "store"), forged_server.uri).sync(CELL.cell_id))

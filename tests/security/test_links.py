@@ -1,4 +1,4 @@
-"""Links out of the store, out of a folder that is submitted, and out of a dataset."""
+"""Links that lead out of the store, a submitted folder, or a dataset."""
 
 import os
 import uuid
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from cells import begin, finish, make_cell, stop
-from small_datasets import FORMATS, load, photos
+from small_datasets import FORMATS, load, make_photos
 
-from pld_grid import jobs
-from pld_grid.errors import StoreError
-from pld_grid.processes import Process
+from pld_grid.service import job_submission
 from pld_grid.store import Store
+from pld_grid.util.errors import StoreError
 
 CELL = make_cell()
 
@@ -26,7 +25,7 @@ def _everything(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder of somebody else's, that looks as a cell's does."""
+    """A folder outside the store with the files of a cell."""
     other = Store(tmp_path / "other")
     begin(other, CELL, 1)
     finish(other, CELL)
@@ -35,7 +34,7 @@ def outside(tmp_path: Path) -> Path:
     return tmp_path / "other" / CELL.cell_id
 
 
-def test_a_cell_that_is_a_link_is_neither_read_nor_written_nor_removed(tmp_path: Path, outside: Path) -> None:
+def test_cell_that_is_a_link_is_not_read_written_or_removed(tmp_path, outside):
     before = _everything(outside)
     store = Store(tmp_path / "store")
     (tmp_path / "store").mkdir()
@@ -43,7 +42,7 @@ def test_a_cell_that_is_a_link_is_neither_read_nor_written_nor_removed(tmp_path:
     for use in (
         lambda: store.receipt(CELL),
         lambda: store.load_checkpoint(CELL),
-        lambda: store.progress(CELL.cell_id),
+        lambda: store.record(CELL.cell_id),
         lambda: begin(store, CELL, 3),
         lambda: finish(store, CELL),
         lambda: stop(store, CELL, "failed"),
@@ -58,7 +57,7 @@ def test_a_cell_that_is_a_link_is_neither_read_nor_written_nor_removed(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "receipt.json", "weights.safetensors", "status.json"])
-def test_nor_is_a_link_inside_a_cell(tmp_path: Path, outside: Path, name: str) -> None:
+def test_link_inside_a_cell_is_not_read(tmp_path, outside, name):
     before = _everything(outside)
     store = Store(tmp_path / "store")
     begin(store, CELL, 1)
@@ -74,7 +73,7 @@ def test_nor_is_a_link_inside_a_cell(tmp_path: Path, outside: Path, name: str) -
     assert _everything(outside) == before
 
 
-def test_a_store_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
+def test_store_itself_may_be_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "store").symlink_to(tmp_path / "disk")
     receipt = finish(Store(tmp_path / "store"), CELL)
@@ -82,7 +81,7 @@ def test_a_store_may_itself_be_reached_by_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "disk" / CELL.cell_id / "receipt.json").is_file()
 
 
-def test_links_are_not_submitted(tmp_path: Path) -> None:
+def test_list_shipped_files_skips_links(tmp_path):
     here, secret = tmp_path / "here", tmp_path / "secret"
     secret.mkdir()
     (secret / "key").write_text("mine")
@@ -91,25 +90,25 @@ def test_links_are_not_submitted(tmp_path: Path) -> None:
     (here / "key").symlink_to(secret / "key")
     (here / "keys").symlink_to(secret, target_is_directory=True)
     os.link(secret / "key", here / "own")
-    assert {str(path) for path in jobs.shipped_files(here)} == {"grids/a.yaml", "own"}
+    assert {str(path) for path in job_submission.list_shipped_files(here)} == {"grids/a.yaml", "own"}
 
 
-def test_nothing_is_written_through_a_datasets_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links of the names that the index of the shards is written under, whichever its writer would take."""
+def test_dataset_index_is_not_written_through_links(tmp_path, monkeypatch):
+    """The links have all names that the writer of the shard index may use."""
     mine, data = tmp_path / "mine", tmp_path / "data"
     mine.write_text("mine")
-    FORMATS["tar"](data, photos())
+    FORMATS["tar"](data, make_photos())
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0))
     index = ".pld_grid-index-train"
-    for name in (f"{index}.npz", f"{index}.{os.getpid()}", f".{index}.npz.{Process.own().mark}.00000000.tmp"):
+    for name in (f"{index}.npz", f"{index}.{os.getpid()}", f".{index}.npz.00000000.tmp"):
         (data / name).symlink_to(mine)
     load(data)
     assert mine.read_text() == "mine"
 
 
-def test_a_datasets_links_are_followed_as_people_link_their_disks(tmp_path: Path) -> None:
-    """Reading is all that is done: whoever starts a run may read what it reads."""
-    FORMATS["folders"](tmp_path / "disk", photos())
+def test_dataset_links_are_followed_for_reading(tmp_path):
+    """A user may read whatever their run reads."""
+    FORMATS["folders"](tmp_path / "disk", make_photos())
     data = tmp_path / "data"
     data.mkdir()
     for name in ("train", "validation"):

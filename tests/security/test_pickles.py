@@ -1,13 +1,11 @@
-"""A pickle that would run code when it is opened, in all places where a file of somebody else's is read."""
+"""Pickles that would run code when loaded, in every place where the package reads an untrusted file."""
 
 import io
 import json
 import pickle
 import tarfile
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,57 +14,60 @@ import pytest
 import torch
 from cells import finish, make_measured
 from huggingface_hub import constants
+from loopback_server import QuietHandler, serve
 from pyarrow import parquet
-from small_datasets import FORMATS, add, load, photos
-from trainable import distilled, numbers, teacher, train, trainable
+from small_datasets import FORMATS, add, load, make_photos
+from trainable_cells import distilled, numbers, teacher, train, trainable
 
-from pld_grid.spec import Model, Pretrained
+from pld_grid.experiment.cell import Model, Pretrained
 from pld_grid.store import Manifest, Store, sha256
 from pld_grid.train.data import DataError
 from pld_grid.train.models import Teacher, build_model
 from pld_grid.train.weights import WeightsError, check_weights
 
+pytestmark = pytest.mark.slow
+
 NAME = "test_resnet.r160_in1k"
 
 
 class Trap:
-    """Leaves a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
-    def __init__(self, sprung: Path) -> None:
-        self.sprung = sprung
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
 
     def __reduce__(self) -> object:
-        return Path.touch, (self.sprung,)
+        return Path.touch, (self.marker,)
 
 
 @pytest.fixture
-def sprung(tmp_path: Path) -> Iterator[Path]:
-    """The file that a trap leaves; that it can is seen before the test, that it has not after it."""
-    place = tmp_path / "sprung"
-    pickle.loads(pickle.dumps(Trap(place)))
-    assert place.exists()
-    place.unlink()
-    yield place
-    assert not place.exists(), "code from a file was run"
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """The file that a trap creates; fails if it exists after the test."""
+    marker = tmp_path / "marker"
+    pickle.loads(pickle.dumps(Trap(marker)))
+    assert marker.exists()
+    marker.unlink()
+    yield marker
+    assert not marker.exists(), "code from a file was run"
 
 
-def _plain(sprung: Path) -> bytes:
-    return pickle.dumps(Trap(sprung))
+def _pickle(marker: Path) -> bytes:
+    return pickle.dumps(Trap(marker))
 
 
-def _as_torch_saves(sprung: Path) -> bytes:
+def _torch_save(marker: Path) -> bytes:
     file = io.BytesIO()
-    torch.save({"model": Trap(sprung), "optimizer": Trap(sprung)}, file)
+    torch.save({"model": Trap(marker), "optimizer": Trap(marker)}, file)
     return file.getvalue()
 
 
-def _as_torch_saved_once(sprung: Path) -> bytes:
+def _legacy_torch_save(marker: Path) -> bytes:
     file = io.BytesIO()
-    torch.save({"model": Trap(sprung)}, file, _use_new_zipfile_serialization=False)
+    torch.save({"model": Trap(marker)}, file, _use_new_zipfile_serialization=False)
     return file.getvalue()
 
 
-TRAPS = {"plain": _plain, "torch": _as_torch_saves, "torch's old format": _as_torch_saved_once}
+TRAPS = {"plain": _pickle, "torch": _torch_save, "legacy torch": _legacy_torch_save}
 traps = pytest.mark.parametrize("make", TRAPS.values(), ids=TRAPS)
 
 
@@ -75,8 +76,8 @@ traps = pytest.mark.parametrize("make", TRAPS.values(), ids=TRAPS)
 
 @traps
 @pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".bin", ".pt", ".pkl", ".safetensors"])
-def test_weights_in_a_folder(tmp_path: Path, sprung: Path, make: Callable[[Path], bytes], suffix: str) -> None:
-    (tmp_path / f"{NAME}{suffix}").write_bytes(make(sprung))
+def test_pickled_weights_in_a_folder_raise(tmp_path, marker, make, suffix):
+    (tmp_path / f"{NAME}{suffix}").write_bytes(make(marker))
     model = Model(architecture="test_resnet", pretrained=Pretrained(tag="r160_in1k"))
     cell = make_measured(student=model)
     for read in (
@@ -84,54 +85,41 @@ def test_weights_in_a_folder(tmp_path: Path, sprung: Path, make: Callable[[Path]
         lambda: build_model(model, cell.dataset, 0, str(tmp_path)),
         lambda: Teacher(cell, Store(tmp_path / "store"), str(tmp_path)),
     ):
-        with pytest.raises(WeightsError, match="pickle") as refused:
+        with pytest.raises(WeightsError, match="pickle") as error:
             read()
-        assert f"{NAME}{suffix}" in str(refused.value)
-        assert str(refused.value).isprintable()
+        assert f"{NAME}{suffix}" in str(error.value)
+        assert str(error.value).isprintable()
 
 
 @pytest.fixture
-def hub(sprung: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A hub that has nothing but pickles; the paths that it was asked for."""
-    asked: list[str] = []
+def hub(marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub with pickles only; yields the paths of the requests."""
+    requests: list[str] = []
 
-    class Hub(BaseHTTPRequestHandler):
+    class Hub(QuietHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
-            found = self.path.endswith((".bin", ".pth", ".pt"))
-            content = _as_torch_saves(sprung) if found else b""
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", '"0123"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            if not found:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
+            requests.append(self.path)
+            if self.path.endswith((".bin", ".pth", ".pt")):
+                self.send(_torch_save(marker), ETag='"0123"', X_Repo_Commit="0" * 40)
+            else:
+                self.send(b"", 404, ETag='"0123"', X_Repo_Commit="0" * 40, X_Error_Code="EntryNotFound")
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    at = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", at)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{at}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield asked
-    server.shutdown()
-    server.server_close()
+    with serve(Hub) as url:
+        template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield requests
 
 
-def test_a_hub_that_has_only_pickles_is_asked_for_safetensors_alone(hub: list[str]) -> None:
+def test_only_safetensors_are_requested_from_the_hub(hub):
     model = Model(architecture="test_resnet", pretrained=Pretrained(tag="r160_in1k"))
-    with pytest.raises(WeightsError, match=rf"weights {NAME}: timm/{NAME} gives no model\.safetensors: ") as refused:
+    with pytest.raises(WeightsError, match=rf"weights {NAME}: timm/{NAME} gives no model\.safetensors: ") as error:
         build_model(model, make_measured().dataset, 0)
-    assert str(refused.value).isprintable()
+    assert str(error.value).isprintable()
     files = [path for path in hub if "/resolve/" in path]
     assert files
     assert all(path.endswith("/model.safetensors") for path in files), files
@@ -141,95 +129,96 @@ def test_a_hub_that_has_only_pickles_is_asked_for_safetensors_alone(hub: list[st
 
 
 @traps
-def test_a_checkpoint_with_a_right_checksum(tmp_path: Path, sprung: Path, make: Callable[[Path], bytes]) -> None:
-    cell, payload = trainable(epochs=2), make(sprung)
+def test_a_pickled_checkpoint_with_a_valid_checksum_is_not_loaded(tmp_path, marker, make):
+    cell, payload = trainable(epochs=2), make(marker)
     manifest = Manifest(
-        cell_id=cell.cell_id, spec_version=cell.spec_version, epoch=1, sha256=sha256(payload), parameters=1,
-        started=1.0, epochs=(),
-    )  # fmt: skip
+        cell_id=cell.cell_id,
+        spec_version=cell.spec_version,
+        epoch=1,
+        sha256=sha256(payload),
+        parameters=1,
+        started=1.0,
+        epochs=(),
+    )
     store = Store(tmp_path / "store")
     store.write_cell(cell)
     store.save_checkpoint(manifest, payload)
     receipt = train(tmp_path / "store", cell)[cell.cell_id]
     if receipt is not None:
-        # Set aside, and trained from the start.
+        # The checkpoint was quarantined, and the cell trained from the start.
         assert numbers(receipt) == numbers(train(tmp_path / "other", cell)[cell.cell_id])
         return
-    progress = store.progress(cell.cell_id)
-    assert progress is not None
+    progress = store.record(cell.cell_id)
     assert progress.state == "failed"
     assert progress.reason.isprintable()
 
 
 @traps
-def test_a_teachers_weights_with_a_right_checksum(tmp_path: Path, sprung: Path, make: Callable[[Path], bytes]) -> None:
+def test_pickled_teacher_weights_with_a_valid_checksum_raise(tmp_path, marker, make):
     store = Store(tmp_path / "store")
-    finish(store, teacher(), weights=make(sprung))
-    with pytest.raises(WeightsError, match=f"weights of test_resnet in cell {teacher().cell_id}: not those") as refused:
+    finish(store, teacher(), weights=make(marker))
+    with pytest.raises(WeightsError, match=f"weights of test_resnet in cell {teacher().cell_id}: not those") as error:
         Teacher(teacher(), store)
-    assert str(refused.value).isprintable()
+    assert str(error.value).isprintable()
     with pytest.raises(WeightsError):
         train(tmp_path / "store", distilled())
 
 
 # -- datasets ----------------------------------------------------------------------------------------------------------
 
-MADE = photos()
+PHOTOS = make_photos()
 
 
-def test_an_index_of_shards_that_holds_objects(tmp_path: Path, sprung: Path) -> None:
-    FORMATS["tar"](tmp_path, MADE)
+def _save_object_array(index: Path, marker: Path) -> None:
+    with np.load(index, allow_pickle=False) as saved:
+        stamp, rows = saved["stamp"], len(saved["index"])
+    np.savez(index, stamp=stamp, index=np.array([Trap(marker)] * rows, dtype=object))
+
+
+def _save_pickles_in_a_zip(index: Path, marker: Path) -> None:
+    with zipfile.ZipFile(index, "w") as archive:
+        for name in ("stamp", "index"):
+            archive.writestr(f"{name}.npy", _pickle(marker))
+
+
+@pytest.mark.parametrize(
+    "replace", [_save_object_array, _save_pickles_in_a_zip, lambda index, marker: index.write_bytes(_pickle(marker))]
+)
+def test_a_pickled_index_of_shards_is_rebuilt(tmp_path, marker, replace):
+    FORMATS["tar"](tmp_path, PHOTOS)
     expected = load(tmp_path).train.reader.target_N
-    for index in sorted(tmp_path.rglob("*.npz")):
-        with np.load(index, allow_pickle=False) as kept:
-            columns = {name: kept[name] for name in kept.files}
-        columns["target"] = np.array([Trap(sprung)] * len(columns["target"]), dtype=object)
-        np.savez(index, **columns)
-    assert list(tmp_path.rglob("*.npz"))
+    indexes = sorted(tmp_path.rglob("*.npz"))
+    assert indexes
+    for index in indexes:
+        replace(index, marker)
     assert np.array_equal(load(tmp_path).train.reader.target_N, expected)
 
 
-def test_an_index_of_shards_that_is_a_pickle(tmp_path: Path, sprung: Path) -> None:
-    FORMATS["tar"](tmp_path, MADE)
-    expected = load(tmp_path).train.reader.target_N
-    for index in sorted(tmp_path.rglob("*.npz")):
-        index.write_bytes(_plain(sprung))
-    assert np.array_equal(load(tmp_path).train.reader.target_N, expected)
-    for index in sorted(tmp_path.rglob("*.npz")):
-        with zipfile.ZipFile(index, "w") as archive:
-            for name in ("stamp", "target", "offset", "size", "shard", "name"):
-                archive.writestr(f"{name}.npy", _plain(sprung))
-    assert np.array_equal(load(tmp_path).train.reader.target_N, expected)
-
-
-def test_a_parquet_file_whose_types_are_pickles(tmp_path: Path, sprung: Path) -> None:
-    """Arrow once unpickled the type that a file's metadata names."""
-    FORMATS["parquet"](tmp_path, MADE)
+def test_pickles_in_parquet_metadata_are_not_loaded(tmp_path, marker):
+    """Old versions of Arrow unpickled the type named in a file's metadata."""
+    FORMATS["parquet"](tmp_path, PHOTOS)
     expected = load(tmp_path).train.reader.target_N
     for file in sorted(tmp_path.rglob("*.parquet")):
         table = parquet.read_table(file)
-        metadata = {
-            b"ARROW:extension:name": b"arrow.py_extension_type",
-            b"ARROW:extension:metadata": _plain(sprung),
-        }
+        metadata = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": _pickle(marker)}
         fields = [field.with_metadata(metadata) if field.name == "label" else field for field in table.schema]
         parquet.write_table(pa.table(table.columns, schema=pa.schema(fields, table.schema.metadata)), file)
     try:
-        found = load(tmp_path).train.reader.target_N
+        actual = load(tmp_path).train.reader.target_N
     except DataError as error:
         assert str(error).isprintable()
     else:
-        assert np.array_equal(found, expected)
+        assert np.array_equal(actual, expected)
 
 
-def test_a_shard_is_read_in_place_wherever_its_members_say_they_belong(tmp_path: Path) -> None:
+def test_tar_members_are_neither_extracted_nor_followed(tmp_path):
     data = tmp_path / "data"
-    FORMATS["tar"](data, MADE)
+    FORMATS["tar"](data, PHOTOS)
     for info in data.glob("*info.json"):
         info.unlink()
     secret = tmp_path / "secret.jpg"
     secret.write_bytes(b"not yours")
-    photo = MADE[0].data
+    photo = PHOTOS[0].data
     with tarfile.open(data / "imagenet1k-train-0.tar", "w") as archive:
         for name in ("../../outside", "/tmp/pld-grid-outside", "inside"):
             add(archive, f"{name}.jpg", photo)

@@ -1,51 +1,70 @@
-"""What reaches a cluster: a command that its shell takes apart as it was put together, and no secret."""
+"""Jobs sent to a cluster: the shell parses the command exactly as built, and it contains no secret."""
 
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from service import GRID, PROFILE, Service
-from watching import IN_ENVIRONMENT, spellings
+from cli_process import GRID, PROFILE, Service
+from loopback_server import QuietHandler, serve
+from run_with_secrets import IN_ENVIRONMENT, spellings
 
-from pld_grid import jobs
-from pld_grid.errors import InputError
-from pld_grid.workspace import Workspace
+from pld_grid.service import job_submission
+from pld_grid.service.workspace import Workspace
+from pld_grid.util.errors import InputError
 
-# Names that do harm where a shell reads them: each would leave a file called `sprung`.
+pytestmark = pytest.mark.slow
+
+# Names with shell syntax: an unquoted one would create a file called `sprung`.
 HOSTILE = [
-    "$(touch sprung)", "`touch sprung`", "a; touch sprung", "a && touch sprung", "a | touch sprung", "a > sprung",
-    "it's; touch sprung", 'a"; touch sprung; "', "a\ntouch sprung", "${IFS}touch${IFS}sprung", "&touch sprung&",
-    "~", "*", "-rf", "--address=elsewhere", "#", "\\", "!!", "é ü", "a b  c",
-]  # fmt: skip
+    "$(touch sprung)",
+    "`touch sprung`",
+    "a; touch sprung",
+    "a && touch sprung",
+    "a | touch sprung",
+    "a > sprung",
+    "it's; touch sprung",
+    'a"; touch sprung; "',
+    "a\ntouch sprung",
+    "${IFS}touch${IFS}sprung",
+    "&touch sprung&",
+    "~",
+    "*",
+    "-rf",
+    "--address=elsewhere",
+    "#",
+    "\\",
+    "!!",
+    "é ü",
+    "a b  c",
+]
 
 
 @dataclass
 class Dashboard:
-    """As much of Ray's dashboard as takes jobs, and what it was sent."""
+    """A fake of the parts of Ray's dashboard that accept jobs, and what it received."""
 
     address: str = ""
     jobs: list[dict[str, Any]] = field(default_factory=list)
     packages: list[bytes] = field(default_factory=list)
-    everything: bytes = b""
+    received: bytes = b""
 
 
 @pytest.fixture
 def dashboard() -> Iterator[Dashboard]:
-    """A server on loopback that Ray's own client takes for a dashboard."""
-    found = Dashboard()
+    """Serve a fake dashboard on loopback for Ray's own client."""
+    fake = Dashboard()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             if self.path.startswith("/api/packages/"):
                 self.answer(404, {})
@@ -55,42 +74,30 @@ def dashboard() -> Iterator[Dashboard]:
                 self.answer(200, [])
 
         def do_PUT(self) -> None:
-            found.packages.append(self.body())
+            fake.packages.append(self.body())
             self.answer(200, {})
 
         def do_POST(self) -> None:
-            found.jobs.append(json.loads(self.body()))
-            self.answer(200, {"submission_id": found.jobs[-1]["submission_id"], "job_id": None})
+            fake.jobs.append(json.loads(self.body()))
+            self.answer(200, {"submission_id": fake.jobs[-1]["submission_id"], "job_id": None})
 
         def body(self) -> bytes:
-            data = self.rfile.read(int(self.headers["Content-Length"]))
-            found.everything += data
+            data = self.read_body()
+            fake.received += data
             return data
 
         def answer(self, code: int, content: Any) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-            # The token belongs into its header, and there alone.
-            found.everything += "\n".join(v for k, v in self.headers.items() if k.lower() != "authorization").encode()
-            found.everything += self.path.encode()
+            self.send(json.dumps(content).encode(), code, Content_Type="application/json")
+            # The token belongs in its header only.
+            fake.received += "\n".join(v for k, v in self.headers.items() if k.lower() != "authorization").encode()
+            fake.received += self.path.encode()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    found.address = f"http://127.0.0.1:{server.server_port}"
-    yield found
-    server.shutdown()
-    server.server_close()
+    with serve(Handler) as fake.address:
+        yield fake
 
 
-def _as_a_shell_reads(entrypoint: str, folder: Path) -> list[str]:
-    """The arguments that `python` gets from an entrypoint, which Ray hands to a shell."""
+def _parse_with_shell(entrypoint: str, folder: Path) -> list[str]:
+    """Return the arguments that `python` gets when a shell runs an entrypoint."""
     programs = folder / "programs"
     programs.mkdir()
     (programs / "python").write_text(
@@ -105,52 +112,50 @@ def _as_a_shell_reads(entrypoint: str, folder: Path) -> list[str]:
     return arguments
 
 
-def test_names_reach_the_job_as_they_are(tmp_path: Path, dashboard: Dashboard) -> None:
+def test_submit_quotes_names_for_the_shell(tmp_path, dashboard):
     service = Service(tmp_path / "here")
     grids = []
     for number, name in enumerate(HOSTILE):
-        # Names of grids are checked on their own; those of folders are anybody's.
+        # Grid names are validated; folder names may contain anything.
         folder = service.folder / name
         folder.mkdir()
         (folder / f"grid{number}.yaml").write_text(GRID.replace("epochs: 6", f"epochs: {number + 1}"))
         grids.append(f"{name}/grid{number}.yaml")
     (service.folder / "-p").mkdir()
     (service.folder / "-p" / "own.yaml").write_text(PROFILE)
-    given = [
-        "--store", "/shared/$(touch sprung) '; touch sprung", "--tracking-uri", "http://mlflow:5000/`touch sprung`",
-        "--data-dir", "/data/$(touch sprung)", "--experiment", "x; touch sprung",
-    ]  # fmt: skip
-    code = "from pld_grid.cli import script; script()"
-    submit = [sys.executable, "-c", code, "submit", "--address", dashboard.address, "--profile", "./-p/own.yaml"]
-    command = [*submit, *given, *(f"./{grid}" for grid in grids)]
-    done = subprocess.run(command, cwd=service.folder, env=service.environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    options = {
+        "--store": "/shared/$(touch sprung) '; touch sprung",
+        "--tracking-uri": "http://mlflow:5000/`touch sprung`",
+        "--data-dir": "/data/$(touch sprung)",
+        "--experiment": "x; touch sprung",
+    }
+    submit = ("submit", "--address", dashboard.address, "--profile", "./-p/own.yaml")
+    service.call(*submit, *itertools.chain(*options.items()), *(f"./{grid}" for grid in grids))
     (job,) = dashboard.jobs
     shell = tmp_path / "shell"
     shell.mkdir()
     assert job["entrypoint"].startswith("exec ")
-    arguments = _as_a_shell_reads(job["entrypoint"], shell)
+    arguments = _parse_with_shell(job["entrypoint"], shell)
     assert arguments[:3] == ["-m", "pld_grid", "run"]
     named = arguments[3 : 3 + len(grids)]
     assert [name.removeprefix("./") for name in named] == grids
     assert not [name for name in named if name.startswith("-")]
-    options = dict(zip(arguments[3 + len(grids) :: 2], arguments[4 + len(grids) :: 2], strict=True))
-    assert options["--profile"] == "./-p/own.yaml"
-    assert {name: options[name] for name in given[::2]} == dict(zip(given[::2], given[1::2], strict=True))
-    # And the files are there under these names.
+    received = dict(zip(arguments[3 + len(grids) :: 2], arguments[4 + len(grids) :: 2], strict=True))
+    assert received.items() >= {"--profile": "./-p/own.yaml", **options}.items()
+    # The package contains the files under these names.
     (package,) = dashboard.packages
     with zipfile.ZipFile(io.BytesIO(package)) as archive:
         assert set(grids) <= set(archive.namelist())
 
 
-def test_a_job_holds_no_secret_of_its_submitters_environment(tmp_path: Path, dashboard: Dashboard) -> None:
+def test_job_contains_no_secret_of_the_submitters_environment(tmp_path, dashboard):
     service = Service(tmp_path)
     service.environment |= IN_ENVIRONMENT | {"RAY_AUTH_MODE": "token"}
     places = ("--store", "s3://shared/runs@2026", "--tracking-uri", "http://mlflow:5000")
     _, err = service.run("submit", "--address", dashboard.address, *places)
     assert len(dashboard.jobs) == 1
     with zipfile.ZipFile(io.BytesIO(dashboard.packages[0])) as archive:
-        everything = [dashboard.everything, err.encode(), *(archive.read(name) for name in archive.namelist())]
+        everything = [dashboard.received, err.encode(), *(archive.read(name) for name in archive.namelist())]
     assert len(everything) > 3
     for place, secret in IN_ENVIRONMENT.items():
         for how, text in spellings(secret).items():
@@ -168,14 +173,12 @@ def test_a_job_holds_no_secret_of_its_submitters_environment(tmp_path: Path, das
         ("--tracking-uri", "postgresql://user@host/mlflow?password=hunter2", "postgresql://host/mlflow?password=***"),
     ],
 )
-def test_a_password_in_a_uri_is_refused_as_a_jobs_command_is_read_by_all(
-    tmp_path: Path, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch, flag: str, uri: str, shown: str
-) -> None:
+def test_submit_rejects_passwords_in_uris(tmp_path, dashboard, monkeypatch, flag, uri, shown):
     Service(tmp_path)
     monkeypatch.chdir(tmp_path)
     places = {"--store": "/shared", "--tracking-uri": "http://mlflow:5000"} | {flag: uri}
     with pytest.raises(InputError, match=f"{flag}: a job's command can be read by all; leave") as refused:
-        jobs.submit(["losses.yaml"], "tiny.yaml", Workspace(*places.values()), address=dashboard.address)
+        job_submission.submit(["losses.yaml"], "tiny.yaml", Workspace(*places.values()), address=dashboard.address)
     assert f" {shown} " in str(refused.value)
     assert "ter2" not in str(refused.value)
     assert dashboard.jobs == []

@@ -1,4 +1,4 @@
-"""What every dataset must do, run over all that are discovered and all formats, and what each promises beyond that."""
+"""The contract of every dataset, run over all that are discovered in all formats, and what is special about each."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -9,51 +9,49 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from small_datasets import AUGMENTATIONS, FORMATS, imagenet, photos, recipe, write_cifar100
+from small_datasets import AUGMENTATIONS, FORMATS, imagenet, make_photos, recipe, write_cifar100
 from torchvision.datasets import CIFAR100
-from trainable import RESNET, numbers, train, trainable
 
-from pld_grid.errors import PldGridError
-from pld_grid.machine import MachineSettings
-from pld_grid.spec import Dataset
+from pld_grid.experiment.cell import Dataset
 from pld_grid.train import data
 from pld_grid.train.data import DataError, Splits
+from pld_grid.util.errors import PldGridError
 
 Load = Callable[..., Splits]
 Write = Callable[[Path, pytest.MonkeyPatch], Dataset]
 
 
-def no_folder(folder: Path, patch: pytest.MonkeyPatch) -> Dataset:
+def write_nothing(folder: Path, patch: pytest.MonkeyPatch) -> Dataset:
     return Dataset(name="digits", num_classes=10, channels=1, image_size=16)
 
 
-def imagenet_as(form: str) -> Write:
+def imagenet_writer(form: str) -> Write:
     def write(folder: Path, patch: pytest.MonkeyPatch) -> Dataset:
-        FORMATS[form](folder, photos())
+        FORMATS[form](folder, make_photos())
         return imagenet()
 
     return write
 
 
-# A new dataset that needs a folder needs a small one here.
+# A new dataset needs an entry here, which writes a small one.
 WRITERS: dict[str, Write] = {
     "cifar100": write_cifar100,
-    "digits": no_folder,
-    **{f"imagenet {form}": imagenet_as(form) for form in FORMATS},
+    "digits": write_nothing,
+    **{f"imagenet {form}": imagenet_writer(form) for form in FORMATS},
 }
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], tuple[Dataset, Path]]]:
-    """A dataset's small folder and its description, written once."""
-    made: dict[str, tuple[Dataset, Path]] = {}
+    """Writes a small dataset once; returns its description and folder."""
+    prepared: dict[str, tuple[Dataset, Path]] = {}
     with pytest.MonkeyPatch.context() as patch:
 
         def get(name: str) -> tuple[Dataset, Path]:
-            if name not in made:
+            if name not in prepared:
                 folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-                made[name] = WRITERS[name](folder, patch), folder
-            return made[name]
+                prepared[name] = WRITERS[name](folder, patch), folder
+            return prepared[name]
 
         yield get
 
@@ -62,31 +60,30 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 def load(prepared: Callable[[str], tuple[Dataset, Path]]) -> Load:
     def get(name: str, augmentation: str = "none", **changes: Any) -> Splits:
         dataset, folder = prepared(name)
-        made = recipe(dataset.channels, augmentation=AUGMENTATIONS[augmentation], **changes)
-        return data.load(dataset, made, folder)
+        return data.load(dataset, recipe(dataset.channels, augmentation=AUGMENTATIONS[augmentation], **changes), folder)
 
     return get
 
 
-every = pytest.mark.parametrize("name", WRITERS)
-augmented = pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+every_dataset = pytest.mark.parametrize("name", WRITERS)
+every_augmentation = pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 
 
 @pytest.mark.parametrize("name", data.available())
-def test_info(name: str) -> None:
-    info = data.dataset_module(name).INFO
+def test_info_of_a_dataset_is_valid(name):
+    info = data.get_module(name).INFO
     assert info.name == name
     assert info.num_classes >= 2
     assert info.channels in (1, 3)
 
 
-def test_every_dataset_is_tested() -> None:
+def test_every_discovered_dataset_is_tested():
     assert {name.partition(" ")[0] for name in WRITERS} == set(data.available())
 
 
-@every
-@augmented
-def test_batches_are_uint8_pixels_and_labels(load: Load, prepared: Any, name: str, augmentation: str) -> None:
+@every_dataset
+@every_augmentation
+def test_batch_holds_uint8_pixels_and_labels(load, prepared, name, augmentation):
     dataset, _ = prepared(name)
     for split in vars(load(name, augmentation)).values():
         assert len(split) > 4
@@ -100,9 +97,9 @@ def test_batches_are_uint8_pixels_and_labels(load: Load, prepared: Any, name: st
         assert images.float().std() > 1
 
 
-@every
-@augmented
-def test_a_row_depends_on_seed_epoch_and_index_alone(load: Load, name: str, augmentation: str) -> None:
+@every_dataset
+@every_augmentation
+def test_batch_row_depends_only_on_seed_epoch_and_index(load, name, augmentation):
     split = load(name, augmentation).train
     indices = np.random.default_rng(1).permutation(len(split))[:12]
     images, target = split.batch(indices, 3, 2)
@@ -111,13 +108,12 @@ def test_a_row_depends_on_seed_epoch_and_index_alone(load: Load, name: str, augm
         at = torch.from_numpy(np.arange(len(indices))[order].copy())
         assert torch.equal(some_images, images[at])
         assert torch.equal(some_target, target[at])
-    again = load(name, augmentation).train.batch(indices, 3, 2)
-    assert torch.equal(again[0], images)
+    assert torch.equal(load(name, augmentation).train.batch(indices, 3, 2)[0], images)
 
 
-@every
-@augmented
-def test_augmentation_moves_with_seed_and_epoch(load: Load, name: str, augmentation: str) -> None:
+@every_dataset
+@every_augmentation
+def test_augmentation_changes_with_seed_and_epoch(load, name, augmentation):
     split = load(name, augmentation).train
     images, target = split.batch(np.arange(12), 3, 2)
     for seed, epoch in ((4, 2), (3, 3)):
@@ -126,9 +122,9 @@ def test_augmentation_moves_with_seed_and_epoch(load: Load, name: str, augmentat
         assert torch.equal(others, images) == (augmentation == "none")
 
 
-@every
-@augmented
-def test_validation_is_never_augmented(load: Load, name: str, augmentation: str) -> None:
+@every_dataset
+@every_augmentation
+def test_validation_is_never_augmented(load, name, augmentation):
     split, plain = load(name, augmentation).validation, load(name).validation
     indices = np.arange(len(split))
     images, target = split.batch(indices, 0, 1)
@@ -137,10 +133,10 @@ def test_validation_is_never_augmented(load: Load, name: str, augmentation: str)
         assert torch.equal(other[1], target)
 
 
-@every
-def test_missing_folders_are_one_line(prepared: Any, tmp_path: Path, name: str) -> None:
+@every_dataset
+def test_load_without_a_valid_folder_raises_one_line(prepared, tmp_path, name):
     dataset, _ = prepared(name)
-    if not data.dataset_module(dataset.name).INFO.needs_folder:
+    if not data.get_module(dataset.name).INFO.needs_folder:
         data.load(dataset, recipe(dataset.channels), None)
         return
     (tmp_path / "file").write_text("x")
@@ -160,46 +156,45 @@ def test_missing_folders_are_one_line(prepared: Any, tmp_path: Path, name: str) 
             assert str(folder) in str(caught.value)
 
 
-def test_unknown_datasets() -> None:
+def test_get_module_of_an_unknown_name_lists_the_valid_ones():
     with pytest.raises(ValueError, match='unknown dataset "digit"; valid: cifar100, digits, imagenet'):
-        data.dataset_module("digit")
+        data.get_module("digit")
 
 
 # -- digits ------------------------------------------------------------------------------------------------------------
 
 
-def test_digits_are_split_by_class(load: Load) -> None:
+def test_digits_validation_has_a_fifth_of_each_class(load):
     splits = load("digits")
     assert (len(splits.train), len(splits.validation)) == (1442, 355)
     labels = [split.batch(np.arange(len(split)), 0, 1)[1] for split in (splits.train, splits.validation)]
     for label in range(10):
-        train, held_out = (int((target == label).sum()) for target in labels)
-        assert abs(held_out - (train + held_out) / 5) < 1
+        train, validation = (int((target == label).sum()) for target in labels)
+        assert abs(validation - (train + validation) / 5) < 1
     counts = torch.bincount(labels[1])
     assert int(counts.max() - counts.min()) <= 2
 
 
-def test_digits_are_scikit_learns_and_disjoint(prepared: Any) -> None:
-    """At their own size, both splits together are the 1,797 images, each once."""
+def test_digits_splits_together_hold_each_image_once(prepared):
     dataset = Dataset(name="digits", num_classes=10, channels=1, image_size=8)
     splits = data.load(dataset, recipe(1))
-    found = [split.batch(np.arange(len(split)), 0, 1) for split in (splits.train, splits.validation)]
+    batches = [split.batch(np.arange(len(split)), 0, 1) for split in (splits.train, splits.validation)]
     rows = [
         bytes(image.numpy().tobytes()) + bytes([int(label)])
-        for images, target in found
+        for images, target in batches
         for image, label in zip(images, target, strict=True)
     ]
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     expected = [image.tobytes() + bytes([int(label)]) for image, label in zip(pixels, digits.target, strict=True)]
     assert sorted(rows) == sorted(expected)
-    assert int(found[0][0].max()) == 255
+    assert int(batches[0][0].max()) == 255
 
 
 # -- CIFAR-100 ---------------------------------------------------------------------------------------------------------
 
 
-def test_cifar100_is_what_the_files_hold(load: Load, prepared: Any) -> None:
+def test_cifar100_batch_equals_the_files(load, prepared):
     _, folder = prepared("cifar100")
     for split, file in zip(vars(load("cifar100")).values(), ("train", "test"), strict=True):
         content = pickle.loads((folder / CIFAR100.base_folder / file).read_bytes())
@@ -208,26 +203,13 @@ def test_cifar100_is_what_the_files_hold(load: Load, prepared: Any) -> None:
         assert target.tolist() == content["fine_labels"]
 
 
-def test_cifar100_at_another_size(prepared: Any) -> None:
+def test_cifar100_of_another_size_is_resized(prepared):
     dataset, folder = prepared("cifar100")
     splits = data.load(dataset.model_copy(update={"image_size": 20}), recipe(3), folder)
     assert splits.train.batch(np.arange(2), 0, 1)[0].shape == (2, 3, 20, 20)
 
 
-def test_cifar100_trains_with_the_same_numbers_in_any_number_of_processes(prepared: Any, tmp_path: Path) -> None:
-    dataset, folder = prepared("cifar100")
-    made = recipe(3, batch_size=8, augmentation=AUGMENTATIONS["padded"])
-    cell = trainable(student=RESNET, dataset=dataset, recipe=made, epochs=1)
-    found = []
-    for workers in (0, 2):
-        machine = MachineSettings(loader_workers=workers)
-        receipts = train(tmp_path / str(workers), cell, data_folder=str(folder), machine=machine)
-        found.append(numbers(receipts[cell.cell_id]))
-    assert found[0] == found[1]
-    assert found[0][0] == "finished"
-
-
-def test_damaged_cifar100_is_refused(tmp_path: Path) -> None:
+def test_damaged_cifar100_raises(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         dataset = write_cifar100(tmp_path, patch)
         file = tmp_path / CIFAR100.base_folder / "test"

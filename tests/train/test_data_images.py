@@ -1,4 +1,4 @@
-"""ImageNet's images: decoded, cut and resized as the paper says, whatever decodes them."""
+"""ImageNet's images are decoded, cropped and resized as in the paper, by either decoder."""
 
 import io
 import itertools
@@ -12,15 +12,15 @@ import pytest
 import torch
 import torchvision.io
 from PIL import Image
-from small_datasets import AUGMENTATIONS, imagenet, of, photos, recipe, write_folders
+from small_datasets import AUGMENTATIONS, imagenet, make_photos, recipe, select_split, write_folders
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pld_grid.spec import Dataset
+from pld_grid.experiment.cell import Dataset
 from pld_grid.train import data
 from pld_grid.train.data import Splits
-from pld_grid.train.data._images import decode
-from pld_grid.train.data._split import DRAWS
+from pld_grid.train.data._augmentation import draws_per_image
+from pld_grid.train.data._image_split import decode
 from pld_grid.train.randomness import uniforms
 
 Load = Callable[..., Splits]
@@ -30,7 +30,7 @@ Load = Callable[..., Splits]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small ImageNet, as image folders."""
     folder = tmp_path_factory.mktemp("imagenet")
-    write_folders(folder, photos())
+    write_folders(folder, make_photos())
     return folder
 
 
@@ -49,7 +49,7 @@ def write_jpeg(path: Path, height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(("rounding", "shorter"), [("ceil", 236), ("floor", 235)])
-def test_evaluation_is_the_papers(tmp_path: Path, rounding: str, shorter: int) -> None:
+def test_validation_images_are_resized_and_cropped_as_in_the_paper(tmp_path, rounding, shorter):
     shapes = {"a": (300, 260), "b": (240, 410)}
     for name, (height, width) in shapes.items():
         write_jpeg(tmp_path / "train" / name / "1.jpg", 40, 40)
@@ -79,7 +79,7 @@ def jpegs() -> Iterator[Any]:
         yield pytest.param(data.getvalue(), id=f"{mode} {height}x{width} {subsampling} {progressive}")
 
 
-def without_torchvisions_decoder(patch: pytest.MonkeyPatch, calls: list[str]) -> None:
+def disable_torchvision_decoder(patch: pytest.MonkeyPatch, calls: list[str]) -> None:
     def refuse(*_: object) -> None:
         calls.append("torchvision")
         raise RuntimeError("moved to TorchCodec")
@@ -89,21 +89,21 @@ def without_torchvisions_decoder(patch: pytest.MonkeyPatch, calls: list[str]) ->
 
 @pytest.mark.skipif(not hasattr(torchvision.io, "decode_jpeg"), reason="torchvision no longer decodes")
 @pytest.mark.parametrize("data", list(jpegs()))
-def test_both_decoders_give_the_same_pixels(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_gives_the_same_pixels_without_torchvision(data, monkeypatch):
     expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     with monkeypatch.context() as patch:
-        # Pillow reads the header alone.
+        # Pillow may read only the header.
         patch.setattr(Image.Image, "convert", None)
         assert np.array_equal(decode(data).numpy(), expected)
     calls: list[str] = []
-    without_torchvisions_decoder(monkeypatch, calls)
+    disable_torchvision_decoder(monkeypatch, calls)
     assert np.array_equal(decode(data).numpy(), expected)
     assert calls == ["torchvision"]
     monkeypatch.delattr(torchvision.io, "decode_jpeg")
     assert np.array_equal(decode(data).numpy(), expected)
 
 
-def test_other_formats_are_read_too() -> None:
+def test_decode_accepts_png():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG")
@@ -111,9 +111,7 @@ def test_other_formats_are_read_too() -> None:
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_pixels_do_not_depend_on_threads_or_the_decoder(
-    load: Load, augmentation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_does_not_depend_on_threads_or_the_decoder(load, augmentation, monkeypatch):
     splits, indices = vars(load(augmentation)).values(), np.arange(9)
     expected = [split.batch(indices, 3, 2)[0] for split in splits]
     before = torch.get_num_threads()
@@ -124,28 +122,32 @@ def test_pixels_do_not_depend_on_threads_or_the_decoder(
                 assert torch.equal(split.batch(indices, 3, 2)[0], images)
     finally:
         torch.set_num_threads(before)
-    without_torchvisions_decoder(monkeypatch, [])
+    disable_torchvision_decoder(monkeypatch, [])
     for split, images in zip(splits, expected, strict=True):
         assert torch.equal(split.batch(indices, 3, 2)[0], images)
 
 
-def test_a_row_is_the_part_of_its_image_that_its_draws_say(load: Load) -> None:
-    """Read by Pillow, cut and resized by torchvision: another way to the same pixels."""
+def test_batch_row_is_the_crop_given_by_its_draws(load):
+    """The expected pixels are decoded by Pillow, cropped and resized by torchvision."""
     made, size = AUGMENTATIONS["random_resized"], imagenet().image_size
     images, _ = load("random_resized").train.batch(np.arange(12), 3, 2)
-    draws = uniforms(3, 2, np.arange(12), DRAWS)
-    for photo, image, draw in zip(of("train", photos()), images, draws, strict=True):
+    draws = uniforms(3, 2, np.arange(12), draws_per_image(made))
+    for photo, image, draw in zip(select_split("train", make_photos()), images, draws, strict=True):
         whole = torch.from_numpy(np.array(Image.open(io.BytesIO(photo.data)).convert("RGB"))).permute(2, 0, 1)
         height, width = whole.shape[-2:]
-        area = height * width * (made.scale[0] + (made.scale[1] - made.scale[0]) * draw[2])
-        ratio = made.ratio[0] * (made.ratio[1] / made.ratio[0]) ** draw[3]
-        w, h = min(round(math.sqrt(area * ratio)), width), min(round(math.sqrt(area / ratio)), height)
+        w, h = width + 1, height + 1
+        # The first try that fits; every photo has one.
+        for column in (2, *range(5, len(draw), 2)):
+            if w > width or h > height:
+                area = height * width * (made.scale[0] + (made.scale[1] - made.scale[0]) * draw[column])
+                ratio = made.ratio[0] * (made.ratio[1] / made.ratio[0]) ** draw[column + 1]
+                w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         top, left = int(draw[0] * (height - h + 1)), int(draw[1] * (width - w + 1))
         part = F.resized_crop(whole, top, left, h, w, [size, size], InterpolationMode.BICUBIC, antialias=True)
         assert torch.equal(image, part.flip(-1) if draw[4] < 0.5 else part)
 
 
-def test_training_without_a_random_crop_is_centred(load: Load) -> None:
+def test_training_images_without_a_random_crop_do_not_change(load):
     plain = load()
     train = plain.train.batch(np.arange(4), 0, 1)[0]
     assert torch.equal(train, plain.train.batch(np.arange(4), 8, 9)[0])

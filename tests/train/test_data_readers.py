@@ -1,4 +1,4 @@
-"""Image folders, tar shards and parquet files: the same images in the same order, and the same training on them."""
+"""Image folders, tar shards and parquet files give the same images in the same order, and the same training."""
 
 import itertools
 import tarfile
@@ -11,41 +11,54 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from small_datasets import AUGMENTATIONS, FORMATS, Photo, add, imagenet, load, of, photos, recipe, refused
+from small_datasets import (
+    AUGMENTATIONS,
+    FORMATS,
+    Photo,
+    add,
+    assert_refused,
+    imagenet,
+    load,
+    make_photos,
+    recipe,
+    select_split,
+)
 from timm.data import ImageNetInfo
-from trainable import RESNET, numbers, train, trainable
+from trainable_cells import RESNET, numbers, train, trainable
 
-from pld_grid.machine import MachineSettings
-from pld_grid.train.data._images import ImageSplit
+from pld_grid.experiment.machine import MachineSettings
+from pld_grid.train.data._image_split import ImageSplit
+
+pytestmark = pytest.mark.slow
 
 every_format = pytest.mark.parametrize("form", FORMATS)
-MADE = photos()
+PHOTOS = make_photos()
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same images in every format."""
-    made = {form: tmp_path_factory.mktemp(form) for form in FORMATS}
-    for form, folder in made.items():
-        FORMATS[form](folder, MADE)
-    return made
+    folders = {form: tmp_path_factory.mktemp(form) for form in FORMATS}
+    for form, folder in folders.items():
+        FORMATS[form](folder, PHOTOS)
+    return folders
 
 
-# -- what all formats promise ------------------------------------------------------------------------------------------
+# -- all formats -------------------------------------------------------------------------------------------------------
 
 
 @every_format
-def test_images_are_numbered_by_class_and_by_the_number_in_their_name(folders: dict[str, Path], form: str) -> None:
+def test_images_are_ordered_by_class_and_by_the_number_in_their_name(folders, form):
     for name, split in vars(load(folders[form])).items():
         assert isinstance(split, ImageSplit)
-        expected = of(name, MADE)
+        expected = select_split(name, PHOTOS)
         assert split.target_N.tolist() == [photo.label for photo in expected]
         assert [split.reader.read(i) for i in range(len(split))] == [photo.data for photo in expected]
         assert all(photo.stem in split.reader.name(i) for i, photo in enumerate(expected))
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_all_formats_give_the_same_batches(folders: dict[str, Path], augmentation: str) -> None:
+def test_batches_are_the_same_in_all_formats(folders, augmentation):
     indices = np.random.default_rng(0).permutation(12)
     for split in ("train", "validation"):
         expected, *others = (
@@ -58,7 +71,7 @@ def test_all_formats_give_the_same_batches(folders: dict[str, Path], augmentatio
 
 @pytest.fixture(scope="module")
 def trained(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list[Any]]:
-    """The numbers of a small ResNet after two epochs on a format, with so many loader processes."""
+    """Trains a small ResNet for two epochs on a format with a number of loader processes; returns its numbers."""
     cell = trainable(
         student=RESNET,
         dataset=imagenet(),
@@ -70,7 +83,6 @@ def trained(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         folder = tmp_path_factory.mktemp("store")
         machine = MachineSettings(loader_workers=workers)
         receipt = train(folder, cell, data_folder=str(folders[form]), machine=machine)[cell.cell_id]
-        assert receipt is not None
         assert receipt.state == "finished"
         return numbers(receipt)
 
@@ -83,9 +95,7 @@ def expected(trained: Callable[[str, int], list[Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("form", "workers"), list(itertools.product(FORMATS, (0, 2)))[1:])
-def test_a_cell_has_the_same_numbers_in_every_format_and_with_any_number_of_workers(
-    trained: Callable[[str, int], list[Any]], expected: list[Any], form: str, workers: int
-) -> None:
+def test_training_gives_the_same_numbers_in_all_formats_and_with_loader_processes(trained, expected, form, workers):
     assert trained(form, workers) == expected
 
 
@@ -95,12 +105,12 @@ def _first_rows(split: ImageSplit) -> tuple[list[int], int]:
     return target.tolist(), int(images.sum())
 
 
-def test_readers_work_in_spawned_processes_and_share_what_is_damaged(folders: dict[str, Path]) -> None:
+def test_readers_in_spawned_processes_share_the_damaged_images(folders):
     splits = [load(folder).train for folder in folders.values()]
     with torch.multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.map(_first_rows, splits)
+        results = pool.map(_first_rows, splits)
     images, target = splits[0].batch(np.arange(3), 0, 1)
-    assert found == [(target.tolist(), int(images.sum()))] * len(splits)
+    assert results == [(target.tolist(), int(images.sum()))] * len(splits)
     assert all(split.damaged_N.nonzero().tolist() == [[1]] for split in splits)
 
 
@@ -118,33 +128,33 @@ def test_readers_work_in_spawned_processes_and_share_what_is_damaged(folders: di
         ([], "it holds: nothing$"),
     ],
 )
-def test_folders_without_both_splits(tmp_path: Path, names: list[str], message: str) -> None:
+def test_a_folder_without_both_splits_raises(tmp_path, names, message):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    refused(tmp_path, message)
+    assert_refused(tmp_path, message)
 
 
 @pytest.mark.parametrize(
     "layout", ["{split}/{number:04}.tar", "wds/imagenet_{split}-{number}.tar", "{split}.{number}.tar"]
 )
-def test_shards_are_found_by_their_names_and_their_folders(tmp_path: Path, layout: str) -> None:
+def test_shards_are_discovered_by_their_names_and_folders(tmp_path, layout):
     for split, word in (("train", "train"), ("validation", "val")):
         for number in range(2):
             shard = tmp_path / layout.format(split=word, number=number)
             shard.parent.mkdir(exist_ok=True)
             with tarfile.open(shard, "w") as archive:
-                for photo in of(split, MADE)[number::2]:
+                for photo in select_split(split, PHOTOS)[number::2]:
                     add(archive, f"some/folder/{photo.stem}.JPG", photo.data)
                     add(archive, f"some/folder/{photo.stem}.cls", b"%d\n" % photo.label)
     for name, split in vars(load(tmp_path)).items():
-        assert [split.reader.read(i) for i in range(12)] == [photo.data for photo in of(name, MADE)]
+        assert [split.reader.read(i) for i in range(12)] == [photo.data for photo in select_split(name, PHOTOS)]
 
 
-def test_image_folders_come_before_the_archives_they_were_unpacked_from(tmp_path: Path) -> None:
-    FORMATS["folders"](tmp_path, MADE)
+def test_image_folders_take_precedence_over_archives(tmp_path):
+    FORMATS["folders"](tmp_path, PHOTOS)
     for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
-        (tmp_path / name).write_bytes(b"not looked at")
+        (tmp_path / name).write_bytes(b"not read")
     assert load(tmp_path).train.reader.format == "image folders"
 
 
@@ -152,31 +162,32 @@ def test_image_folders_come_before_the_archives_they_were_unpacked_from(tmp_path
 
 
 @every_format
-def test_another_number_of_classes_is_refused(folders: dict[str, Path], form: str) -> None:
-    refused(folders[form], "train has 3 classes, not 4$", classes=4)
+def test_another_number_of_classes_raises(folders, form):
+    assert_refused(folders[form], "train has 3 classes, not 4$", classes=4)
 
 
 @every_format
-def test_a_class_that_validation_lacks_is_refused(tmp_path: Path, form: str) -> None:
-    FORMATS[form](tmp_path, [photo for photo in MADE if (photo.split, photo.label) != ("validation", 1)])
-    refused(tmp_path, "validation has 2 classes, not 3$")
+def test_a_class_without_validation_images_raises(tmp_path, form):
+    FORMATS[form](tmp_path, [photo for photo in PHOTOS if (photo.split, photo.label) != ("validation", 1)])
+    assert_refused(tmp_path, "validation has 2 classes, not 3$")
 
 
-def test_folders_with_different_classes_are_refused(tmp_path: Path) -> None:
-    odd = [replace(p, synset="n03000685") if (p.split, p.label) == ("validation", 2) else p for p in MADE]
-    FORMATS["folders"](tmp_path, odd)
-    refused(tmp_path, "differ in their classes: n03000684, n03000685$")
+def test_splits_with_different_class_folders_raise(tmp_path):
+    changed = [replace(p, synset="n03000685") if (p.split, p.label) == ("validation", 2) else p for p in PHOTOS]
+    FORMATS["folders"](tmp_path, changed)
+    assert_refused(tmp_path, "differ in their classes: n03000684, n03000685$")
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])
-def test_labels_that_begin_with_one_are_refused(tmp_path: Path, form: str) -> None:
-    FORMATS[form](tmp_path, [replace(photo, label=photo.label + 1) for photo in MADE])
-    refused(tmp_path, "train has labels from 1 to 3, not from 0 to 2$")
+@pytest.mark.parametrize(("first", "labels"), [(1, "1 to 3"), (-1, "-1 to 1")])
+def test_labels_that_do_not_start_at_zero_raise(tmp_path, form, first, labels):
+    FORMATS[form](tmp_path, [replace(photo, label=photo.label + first) for photo in PHOTOS])
+    assert_refused(tmp_path, f"train has labels from {labels}, not from 0 to 2$")
 
 
 @every_format
-def test_a_thousand_classes_must_be_imagenets_in_its_order(tmp_path: Path, form: str) -> None:
-    """A published teacher knows classes by ImageNet's numbers: other labels would go unnoticed."""
+def test_a_thousand_classes_in_another_order_than_imagenets_raise(tmp_path, form):
+    """Published teachers identify classes by ImageNet's numbers, so other labels would go unnoticed."""
     synsets = ImageNetInfo().label_names()
 
     def write(folder: Path, names: list[str]) -> None:
@@ -186,23 +197,23 @@ def test_a_thousand_classes_must_be_imagenets_in_its_order(tmp_path: Path, form:
     write(tmp_path / "right", synsets)
     assert load(tmp_path / "right", 1000).train.target_N.tolist() == list(range(1000))
     wrong = synsets.copy()
-    # In folders the names' order decides, so one of them is not ImageNet's.
+    # Folders are sorted by name, so there one name is not ImageNet's.
     wrong[499:501] = ["n03788366", synsets[500]] if form == "folders" else [synsets[500], synsets[499]]
     write(tmp_path / "wrong", sorted(wrong) if form == "folders" else wrong)
-    refused(tmp_path / "wrong", "has the label of n[0-9]{8} in ImageNet-1K$", 1000)
+    assert_refused(tmp_path / "wrong", "has the label of n[0-9]{8} in ImageNet-1K$", 1000)
 
 
 # -- image folders -----------------------------------------------------------------------------------------------------
 
 
-def test_a_split_without_images(tmp_path: Path) -> None:
-    FORMATS["folders"](tmp_path, of("validation", MADE))
+def test_a_split_without_images_raises(tmp_path):
+    FORMATS["folders"](tmp_path, select_split("validation", PHOTOS))
     (tmp_path / "train" / "a").mkdir(parents=True)
-    refused(tmp_path, "Found 0 images in subfolders of .*train")
+    assert_refused(tmp_path, "Found 0 images in subfolders of .*train")
 
 
-def test_validation_images_that_were_not_sorted_into_classes(tmp_path: Path) -> None:
-    FORMATS["folders"](tmp_path, of("train", MADE))
+def test_validation_images_outside_class_folders_raise(tmp_path):
+    FORMATS["folders"](tmp_path, select_split("train", PHOTOS))
     (tmp_path / "val").mkdir()
-    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(MADE[0].data)
-    refused(tmp_path, "val: images lie in it directly, not in a folder for each class$")
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(PHOTOS[0].data)
+    assert_refused(tmp_path, "val: images lie in it directly, not in a folder for each class$")

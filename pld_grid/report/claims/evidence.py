@@ -1,4 +1,4 @@
-"""What a few seeds say about one number of a claim."""
+"""Test one number of a claim by its values under a few seeds."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pld_grid.report.claims.region import Region
-from pld_grid.report.statistics import CONFIDENCE, SAME, t_interval
+from pld_grid.report.statistics import CONFIDENCE, ROUNDING_TOLERANCE, t_interval
 
 Judgement = Literal["supported", "contradicted", "not enough evidence"]
+UNDECIDED: Judgement = "not enough evidence"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The mean over `n` seeds, between the bounds of a t interval that holds it at 95 %.
+    """The judgement on a number, with its mean over `n` seeds and the bounds of the mean's 95 % t interval.
 
-    `wide_low` and `wide_high` are those that hold all numbers of the claim at once (Bonferroni). What there is not is
-    None. `reason` says why nothing could be decided, where it was not for the bounds alone.
+    `corrected_low` and `corrected_high` bound the interval at the Bonferroni-corrected confidence, which covers all
+    numbers of the claim at once. Unknown values are None. `reason` explains a judgement that the bounds do not.
     """
 
     judgement: Judgement
@@ -24,36 +25,48 @@ class Evidence:
     mean: float | None = None
     low: float | None = None
     high: float | None = None
-    wide_low: float | None = None
-    wide_high: float | None = None
+    corrected_low: float | None = None
+    corrected_high: float | None = None
     reason: str = ""
 
 
-def weigh(numbers: Sequence[float], region: Region, among: int = 1, some: bool = False, missing: str = "") -> Evidence:
-    """Judges a number by its values under independent seeds.
+def assess(
+    numbers: Sequence[float], region: Region, family: int = 1, some: bool = False, missing: str = ""
+) -> Evidence:
+    """Judge a number by its values under independent seeds.
 
-    It is supported if its whole t interval is in the region, and contradicted if it is wholly outside. Of a claim about
-    each of `among` numbers, all have to be supported, for which intervals at 95 % do (intersection-union), but one
-    contradicted number is enough, so that this takes an interval at 1 - 0.05 / `among`. Of a claim about `some` of them
-    it is the other way round. `missing` says which values are not there; then nothing is decided.
+    The number is supported if its whole t interval lies in the region, and contradicted if it lies wholly outside.
+
+    A claim about each of `family` numbers needs all of them supported, for which intervals at 95 % suffice
+    (intersection-union test), but a single contradicted number refutes it, so contradicting takes an interval at
+    1 - 0.05 / `family` (Bonferroni). For a claim about some of the numbers, the two intervals change places.
+
+    Args:
+        numbers: One value per seed.
+        region: The numbers that the claim accepts.
+        family: How many numbers the claim is about.
+        some: Whether one supported number suffices.
+        missing: Which values are missing; if any are, nothing is decided.
     """
     n = len(numbers)
     if n < 2:
-        few = f"n = {n}: an interval needs two seeds" if n else "no number"
-        return Evidence("not enough evidence", n, numbers[0] if n else None, reason=missing or few)
+        reason = f"n = {n}: an interval needs two seeds" if n else "no number"
+        return Evidence(UNDECIDED, n, numbers[0] if n else None, reason=missing or reason)
     mean = statistics.fmean(numbers)
-    if max(numbers) - min(numbers) < SAME:
-        same = f"all {n} seeds gave the same number, which says nothing about its spread"
-        return Evidence("not enough evidence", n, mean, reason=missing or same)
-    plain, wide = (t_interval(numbers, level) for level in (CONFIDENCE, 1 - (1 - CONFIDENCE) / among))
-    judgement: Judgement = "not enough evidence"
-    if not missing and region.holds(*(wide if some else plain)):
+    if max(numbers) - min(numbers) < ROUNDING_TOLERANCE:
+        reason = f"all {n} seeds gave the same number, which says nothing about its spread"
+        return Evidence(UNDECIDED, n, mean, reason=missing or reason)
+    plain, corrected = (t_interval(numbers, level) for level in (CONFIDENCE, 1 - (1 - CONFIDENCE) / family))
+    to_support, to_contradict = (corrected, plain) if some else (plain, corrected)
+    judgement = UNDECIDED
+    if not missing and region.contains(*to_support):
         judgement = "supported"
-    elif not missing and region.avoids(*(plain if some else wide)):
+    elif not missing and region.excludes(*to_contradict):
         judgement = "contradicted"
-    return Evidence(judgement, n, mean, *plain, *wide, missing)
+    return Evidence(judgement, n, mean, *plain, *corrected, missing)
 
 
-def known(number: float, region: Region) -> Evidence:
-    """Judges a number that has no spread, like a model's size."""
-    return Evidence("supported" if region.accepts(number) else "contradicted", 1, number, reason="no spread")
+def assess_exact(number: float, region: Region) -> Evidence:
+    """Judge a number that has no spread, such as a model's size."""
+    judgement: Judgement = "supported" if region.contains(number, number) else "contradicted"
+    return Evidence(judgement, 1, number, reason="no spread")

@@ -1,100 +1,80 @@
-"""Where a quantity's numbers come from: the paper's printed figures, or a run's tables under one seed."""
+"""Look up the numbers that a quantity names: the paper's printed figures, or a run's numbers under one seed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
-from pld_grid.errors import listing, nearest
-from pld_grid.report.claims.quantity import Item, Lookup, Quantity, exact
-from pld_grid.report.paper import Key, PaperTable, describe
+from pld_grid.report.claims.quantity import Item, Lookup, Quantity, parse_decimal
+from pld_grid.report.paper_table import Key, format_row_name, read_paper_table
 from pld_grid.report.table import Row, Table, TableCell
 from pld_grid.report.values import Value
+from pld_grid.util.text import valid_names
 
-Keys = Mapping[str, tuple[str, ...]]
+Keys = Mapping[str, Sequence[str]]
 
 
 class Unresolved(ValueError):
-    """A quantity names something that is not there; `at` is the key, and the name, that says so."""
+    """A quantity names something that does not exist; `at` is the path of the name below the quantity."""
 
     def __init__(self, message: str, *at: str) -> None:
         super().__init__(message)
         self.at = at
 
 
-def paper_lookup(paper: Mapping[str, PaperTable]) -> Lookup:
-    """The printed figures, exactly. The lookup raises Unresolved at a name that the paper's tables do not have."""
+class PaperTables:
+    """The paper's printed tables in a folder, as claims with these key columns read them.
 
-    def lookup(quantity: Quantity) -> list[Item]:
+    Raises InputError if a table cannot be read.
+    """
+
+    def __init__(self, folder: str | Path, keys: Keys) -> None:
+        self.tables = {name: read_paper_table(folder, name, tuple(columns)) for name, columns in keys.items()}
+
+    def lookup(self, quantity: Quantity) -> list[Item]:
+        """Return the printed figures, exactly. Raises Unresolved at a name that the paper's tables do not have."""
         assert quantity.table is not None and quantity.column is not None
-        table = paper.get(quantity.table)
+        table = self.tables.get(quantity.table)
         if table is None:
-            message = f'unknown table "{quantity.table}"; valid: {_valid(quantity.table, paper)}'
-            raise Unresolved(message, "table")
+            valid = _list_valid(quantity.table, self.tables)
+            raise Unresolved(f'unknown table "{quantity.table}"; valid: {valid}', "table")
         if quantity.column not in table.headers:
-            message = f'{quantity.table} has no column "{quantity.column}"; valid: '
-            raise Unresolved(message + _valid(quantity.column, table.headers), "column")
-        chosen = select(quantity, table.keys, list(table.figures))
-        names = row_names(table.keys, chosen)
-        return [Item(name, _printed(quantity, table, key)) for name, key in zip(names, chosen, strict=True)]
-
-    return lookup
-
-
-def _printed(quantity: Quantity, table: PaperTable, key: Key) -> Fraction:
-    """A printed figure, or what a key column says if that is a number."""
-    assert quantity.column is not None
-    texts = {**table.figures[key], **dict(zip(table.keys, key, strict=True))}
-    text = texts[quantity.column]
-    try:
-        return exact(text)
-    except ValueError:
-        what = f'"{text}", which is no number' if text else "nothing"
-        message = f'{quantity.table} prints {what} in the row {describe(table.keys, key)}, column "{quantity.column}"'
-        raise Unresolved(message, "column") from None
-
-
-def select(quantity: Quantity, keys: tuple[str, ...], rows: Sequence[Key]) -> list[Key]:
-    """The rows that a quantity asks for, in its order. Raises Unresolved if a column, a text or a row is not there."""
-    for column, texts in quantity.rows.items():
-        if column not in keys:
-            message = f'"{column}" is no key column of {quantity.table}; valid: {_valid(column, keys)}'
-            raise Unresolved(message, "rows", column)
-        known = [row[keys.index(column)] for row in rows]
-        for text in texts:
-            if text not in known:
-                message = f'{quantity.table} has no row with {column} "{text}"; valid: {_valid(text, known)}'
-                raise Unresolved(message, "rows", column, text)
-    chosen: list[Key] = []
-    for wanted in product(*quantity.rows.values()):
-        pairs = [(keys.index(column), text) for column, text in zip(quantity.rows, wanted, strict=True)]
-        found = [row for row in rows if all(row[index] == text for index, text in pairs)]
-        if not found:
-            said = ", ".join(f"{column}={text}" for column, text in zip(quantity.rows, wanted, strict=True))
-            raise Unresolved(f"{quantity.table} has no row {said}", "rows")
-        chosen += found
-    return chosen
-
-
-def row_names(keys: tuple[str, ...], rows: Sequence[Key]) -> list[str]:
-    """What tells each of the rows from the others; a single row needs no name."""
-    differing = [index for index in range(len(keys)) if len({row[index] for row in rows}) > 1]
-    shown = tuple(keys[index] for index in differing)
-    return [describe(shown, tuple(row[index] for index in differing)) if differing else "" for row in rows]
-
-
-def _valid(name: str, valid: Iterable[str]) -> str:
-    known = dict.fromkeys(text for text in valid if text)
-    return f"{listing(known, 20)}{nearest(name, known)}"
+            valid = _list_valid(quantity.column, table.headers)
+            raise Unresolved(f'{quantity.table} has no column "{quantity.column}"; valid: {valid}', "column")
+        items = []
+        for name, key in _select(quantity, table.keys, list(table.figures)):
+            text = {**table.figures[key], **dict(zip(table.keys, key, strict=True))}[quantity.column]
+            try:
+                items.append(Item(name, parse_decimal(text)))
+            except ValueError:
+                what = f'"{text}", which is no number' if text else "nothing"
+                place = f'in the row {format_row_name(table.keys, key)}, column "{quantity.column}"'
+                raise Unresolved(f"{quantity.table} prints {what} {place}", "column") from None
+        return items
 
 
 class RunTables:
-    """A report's tables by name, as a claim with these key columns reads them."""
+    """A report's tables, as claims with these key columns read them."""
 
-    def __init__(self, tables: Mapping[str, Table], keys: Keys) -> None:
-        self.tables, self.keys = tables, keys
+    def __init__(self, tables: Iterable[Table], keys: Keys) -> None:
+        self.tables = {table.name: table for table in tables}
+        self.keys = keys
 
-    def cells(self, quantity: Quantity) -> list[tuple[str, Row, TableCell]]:
-        """A table's numbers with their rows, and the names that tell these apart.
+    def lookup(self, seed: int | None) -> Lookup:
+        """Return the lookup of numbers under a seed; numbers that do not depend on the seed hold under each."""
+        return lambda quantity: [Item(name, _extract_number(cell, seed)) for name, _, cell in self._cells(quantity)]
+
+    def values(self, quantity: Quantity) -> dict[str, Value]:
+        """Return the measured numbers behind a whole quantity by their places: `table03 Student=ResNet-50, KD`."""
+        return {
+            f"{leaf.table} {row.name}, {leaf.column}": cell
+            for leaf in quantity.leaves
+            for _, row, cell in self._cells(leaf)
+            if isinstance(cell, Value)
+        }
+
+    def _cells(self, quantity: Quantity) -> list[tuple[str, Row, TableCell]]:
+        """Return a quantity's table cells with their rows and distinguishing names.
 
         Raises Unresolved if the report lacks the table or a part of it.
         """
@@ -102,40 +82,51 @@ class RunTables:
         table = self.tables.get(quantity.table)
         if table is None:
             raise Unresolved(f"{quantity.table} is not in this report")
-        keys = self.keys[quantity.table]
+        keys = tuple(self.keys[quantity.table])
         for header in (quantity.column, *keys):
             if header not in table.headers:
                 raise Unresolved(f'{quantity.table} of this report has no column "{header}"')
-        places = [table.headers.index(key) for key in keys]
-        rows = {tuple(str(row.cells[place]) for place in places): row for row in table.rows}
-        chosen = select(quantity, keys, list(rows))
+        key_columns = [table.headers.index(key) for key in keys]
+        rows = {tuple(str(row.cells[column]) for column in key_columns): row for row in table.rows}
         column = table.headers.index(quantity.column)
-        names = row_names(keys, chosen)
-        return [(name, rows[key], rows[key].cells[column]) for name, key in zip(names, chosen, strict=True)]
-
-    def lookup(self, seed: int | None) -> Lookup:
-        """The numbers under a seed; those that do not depend on the seed hold under each."""
-
-        def lookup(quantity: Quantity) -> list[Item]:
-            return [Item(name, _number(cell, seed)) for name, _, cell in self.cells(quantity)]
-
-        return lookup
-
-    def values(self, quantity: Quantity) -> dict[str, Value]:
-        """The measured numbers behind a whole quantity by their places: `table03 Student=ResNet-50, KD`."""
-        return {
-            f"{leaf.table} {row.name}, {leaf.column}": cell
-            for leaf in quantity.leaves
-            for _, row, cell in self.cells(leaf)
-            if isinstance(cell, Value)
-        }
+        return [(name, rows[key], rows[key].cells[column]) for name, key in _select(quantity, keys, list(rows))]
 
 
-def _number(cell: TableCell, seed: int | None) -> Fraction | None:
-    """A cell's number under a seed, exactly as the float that it is; a label's number is its text's."""
+def _select(quantity: Quantity, keys: tuple[str, ...], rows: Sequence[Key]) -> list[tuple[str, Key]]:
+    """Return the rows that a quantity names, in its order, each with a name that distinguishes it from the others.
+
+    A single row needs no name. Raises Unresolved if a column, a text or a row does not exist.
+    """
+    for column, texts in quantity.rows.items():
+        if column not in keys:
+            message = f'"{column}" is no key column of {quantity.table}; valid: {_list_valid(column, keys)}'
+            raise Unresolved(message, "rows", column)
+        known = [row[keys.index(column)] for row in rows]
+        for text in texts:
+            if text not in known:
+                message = f'{quantity.table} has no row with {column} "{text}"; valid: {_list_valid(text, known)}'
+                raise Unresolved(message, "rows", column, text)
+    selected: list[Key] = []
+    columns = [keys.index(column) for column in quantity.rows]
+    for labels in product(*quantity.rows.values()):
+        matches = [row for row in rows if tuple(row[column] for column in columns) == labels]
+        if not matches:
+            raise Unresolved(f"{quantity.table} has no row {format_row_name(tuple(quantity.rows), labels)}", "rows")
+        selected += matches
+    varying = [column for column in range(len(keys)) if len({row[column] for row in selected}) > 1]
+    headers = tuple(keys[column] for column in varying)
+    return [(format_row_name(headers, tuple(row[c] for c in varying)) if varying else "", row) for row in selected]
+
+
+def _list_valid(name: str, valid: Iterable[str]) -> str:
+    return valid_names(name, dict.fromkeys(filter(None, valid)), limit=20)
+
+
+def _extract_number(cell: TableCell, seed: int | None) -> Fraction | None:
+    """Return a cell's number under a seed, exactly as the float that it is; a label's number is its text's."""
     if isinstance(cell, str):
         try:
-            return exact(cell)
+            return parse_decimal(cell)
         except ValueError:
             return None
     numbers = {sample.seed: sample.number for sample in cell.samples}

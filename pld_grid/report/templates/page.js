@@ -1,17 +1,17 @@
 "use strict";
 
-// The page is whole without this: it adds sorting, filters, and another address for the links to MLflow.
+// The page is complete without this script, which adds sorting, filters, and another address for the links to MLflow.
 
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-const headersOf = (table) => [...table.tHead.rows[0].cells];
+const headersIn = (table) => [...table.tHead.rows[0].cells];
 const view = () => document.querySelector("input[name=view]:checked")?.value ?? "ours";
 
-// -- sorting ---------------------------------------------------------------------------------------------------------
+// -- sorting ----------------------------------------------------------------------------------------------------------
 
 const words = new Intl.Collator("en", { numeric: true });
 
-/** What a cell sorts by: its unrounded number in the view that is shown, or its text; null where there is none. */
-function keyOf(cell) {
+/** Returns a cell's sort key: its unrounded number in the selected view, or its text; null if there is none. */
+function sortKey(cell) {
   const text = cell.classList.contains("number") ? cell.dataset[view()] ?? "" : cell.textContent.trim();
   if (text === "" || text === "-") return null;
   const number = Number(text);
@@ -23,15 +23,15 @@ function compare(a, b) {
   return words.compare(String(a), String(b));
 }
 
-/** Puts a table's rows into the order that its headers announce; equal rows keep the order of the report. */
-function arrange(table) {
-  const headers = headersOf(table);
+/** Sorts a table's rows by the header with aria-sort; equal rows keep the order of the report. */
+function sortRows(table) {
+  const headers = headersIn(table);
   const column = headers.findIndex((header) => ["ascending", "descending"].includes(header.ariaSort));
   const body = table.tBodies[0];
   const rows = [...body.rows].sort((a, b) => a.dataset.place - b.dataset.place);
   if (column >= 0) {
     const sign = headers[column].ariaSort === "ascending" ? 1 : -1;
-    const keys = new Map(rows.map((row) => [row, keyOf(row.cells[column])]));
+    const keys = new Map(rows.map((row) => [row, sortKey(row.cells[column])]));
     rows.sort((a, b) => {
       const [left, right] = [keys.get(a), keys.get(b)];
       if (left === null || right === null) return (left === null) - (right === null);
@@ -41,11 +41,11 @@ function arrange(table) {
   body.append(...rows);
 }
 
-const NEXT = { none: "ascending", ascending: "descending", descending: "none" };
+const NEXT_ORDER = { none: "ascending", ascending: "descending", descending: "none" };
 
 for (const table of all("table.sortable")) {
   [...table.tBodies[0].rows].forEach((row, place) => { row.dataset.place = place; });
-  for (const header of headersOf(table)) {
+  for (const header of headersIn(table)) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "sort";
@@ -53,30 +53,30 @@ for (const table of all("table.sortable")) {
     header.append(button);
     header.ariaSort = "none";
     button.addEventListener("click", () => {
-      const wanted = NEXT[header.ariaSort];
-      for (const other of headersOf(table)) other.ariaSort = "none";
-      header.ariaSort = wanted;
-      arrange(table);
+      const order = NEXT_ORDER[header.ariaSort];
+      for (const other of headersIn(table)) other.ariaSort = "none";
+      header.ariaSort = order;
+      sortRows(table);
     });
   }
 }
 
 for (const choice of all("input[name=view]")) {
-  choice.addEventListener("change", () => all("table.sortable").forEach(arrange));
+  choice.addEventListener("change", () => all("table.sortable").forEach(sortRows));
 }
 
-// -- filters ---------------------------------------------------------------------------------------------------------
+// -- filters ----------------------------------------------------------------------------------------------------------
 
-const said = document.getElementById("said");
+const statusLine = document.getElementById("status");
 
-function filterRows(wanted) {
+function filterRows(state) {
   let [shown, total] = [0, 0];
   for (const table of all("table.numbers")) {
     const rows = [...table.tBodies[0].rows, ...(table.tFoot?.rows ?? [])];
     for (const row of rows) {
       const states = row.dataset.states.split(" ");
       const incomplete = !states.includes("finished");
-      row.hidden = wanted !== "" && !(wanted === "incomplete" ? incomplete : states.includes(wanted));
+      row.hidden = state !== "" && !(state === "incomplete" ? incomplete : states.includes(state));
     }
     const visible = rows.filter((row) => !row.hidden).length;
     const note = table.closest("section").querySelector(".hidden-rows");
@@ -84,47 +84,47 @@ function filterRows(wanted) {
     shown += visible;
     total += rows.length;
   }
-  said.textContent = wanted === "" ? "" : `${shown} of ${total} rows`;
+  statusLine.textContent = state === "" ? "" : `${shown} of ${total} rows`;
 }
 
-const state = document.getElementById("state");
-state?.addEventListener("change", () => filterRows(state.value));
+const stateSelect = document.getElementById("state");
+stateSelect?.addEventListener("change", () => filterRows(stateSelect.value));
 
 function filterClaims() {
-  const wanted = all("select[data-verdict]").map((select) => [select.dataset.verdict, select.value]);
+  const filters = all("select[data-verdict]").map((select) => [select.dataset.verdict, select.value]);
   const rows = all("#claims-table tbody tr");
-  for (const row of rows) row.hidden = wanted.some(([of, value]) => value !== "" && row.dataset[of] !== value);
+  for (const row of rows) row.hidden = filters.some(([side, value]) => value !== "" && row.dataset[side] !== value);
   const shown = rows.filter((row) => !row.hidden).length;
-  document.getElementById("claims-said").textContent = `${shown} of ${rows.length} claims`;
+  document.getElementById("claims-status").textContent = `${shown} of ${rows.length} claims`;
 }
 
 for (const select of all("select[data-verdict]")) select.addEventListener("change", filterClaims);
 
-// -- MLflow's address ------------------------------------------------------------------------------------------------
+// -- MLflow's address -------------------------------------------------------------------------------------------------
 
-const KEY = "pld_grid.mlflow";
+const STORAGE_KEY = "pld_grid.mlflow";
 const address = document.getElementById("mlflow");
 
-/** A file's page may be refused a memory; then the address holds until the page is closed. */
-function remembered() {
+/** Returns the stored address; null if a browser refuses storage to a local file. */
+function loadAddress() {
   try {
-    return localStorage.getItem(KEY);
+    return localStorage.getItem(STORAGE_KEY);
   } catch {
     return null;
   }
 }
 
-function remember(text) {
+function saveAddress(text) {
   try {
-    if (text === address.defaultValue) localStorage.removeItem(KEY);
-    else localStorage.setItem(KEY, text);
+    if (text === address.defaultValue) localStorage.removeItem(STORAGE_KEY);
+    else localStorage.setItem(STORAGE_KEY, text);
   } catch {
-    // As above.
+    // See loadAddress.
   }
 }
 
-/** Points all links at an MLflow; says whether the text is an address that a link may have. */
-function point(text) {
+/** Makes all links lead to an MLflow server; returns whether the text is a valid address. */
+function updateLinks(text) {
   const url = URL.canParse(text) ? new URL(text) : null;
   const valid = url !== null && ["http:", "https:"].includes(url.protocol);
   address.ariaInvalid = valid ? null : "true";
@@ -141,16 +141,16 @@ function point(text) {
 address.addEventListener("change", () => {
   if (address.value.trim() === "") address.value = address.defaultValue;
   const text = address.value.trim();
-  const valid = point(text);
-  if (valid) remember(text);
-  said.textContent = valid ? `Links lead to ${text}` : "An address begins with http:// or https://";
+  const valid = updateLinks(text);
+  if (valid) saveAddress(text);
+  statusLine.textContent = valid ? `Links lead to ${text}` : "An address begins with http:// or https://";
 });
 
-const kept = remembered();
-if (kept !== null && point(kept)) address.value = kept;
-else point(address.value);
+const stored = loadAddress();
+if (stored !== null && updateLinks(stored)) address.value = stored;
+else updateLinks(address.value);
 
-// -- what only works with scripts -------------------------------------------------------------------------------------
+// -- controls that need scripts ---------------------------------------------------------------------------------------
 
 for (const form of all("form")) form.addEventListener("submit", (event) => event.preventDefault());
 for (const hidden of all("form[hidden], .control[hidden]")) hidden.hidden = false;

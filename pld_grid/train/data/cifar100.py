@@ -8,10 +8,13 @@ from torchvision.datasets import CIFAR100
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pld_grid.catalogue import DatasetInfo
-from pld_grid.reading import one_line
-from pld_grid.spec import Augmentation, Dataset, Recipe
+from pld_grid.experiment.cell import Augmentation, Dataset, Recipe
+from pld_grid.experiment.registry import DatasetInfo
 from pld_grid.train.data._split import ArraySplit, DataError, Splits
+from pld_grid.util.text import one_line
+
+# Raised whenever a change gives other numbers: it is part of every cell.
+REVISION = 1
 
 INFO = DatasetInfo(
     name="cifar100",
@@ -26,19 +29,18 @@ INFO = DatasetInfo(
 
 
 def load(dataset: Dataset, recipe: Recipe, folder: Path | None) -> Splits:
-    """The official splits (50,000 / 10,000 images). Raises DataError if the folder does not hold them whole."""
+    """Return the official splits (50,000 / 10,000 images). Raise DataError if the folder does not contain them."""
 
-    def split(train: bool, augmentation: Augmentation | None) -> ArraySplit:
+    def load_split(train: bool, augmentation: Augmentation | None) -> ArraySplit:
         try:
             data = CIFAR100(str(folder), train=train, download=False)
         except (RuntimeError, OSError, EOFError):
-            raise DataError(
-                one_line(f"dataset cifar100: {folder} does not hold CIFAR-100 whole: cifar-100-python/")
-            ) from None
+            message = f"dataset cifar100: {folder} does not hold CIFAR-100 whole: cifar-100-python/"
+            raise DataError(one_line(message)) from None
         images = torch.from_numpy(np.asarray(data.data)).permute(0, 3, 1, 2)
         if images.shape[-1] != dataset.image_size:
             size = [dataset.image_size, dataset.image_size]
             images = F.resize(images, size, InterpolationMode.BICUBIC, antialias=True)
         return ArraySplit(images, torch.tensor(data.targets), augmentation)
 
-    return Splits(train=split(True, recipe.augmentation), validation=split(False, None))
+    return Splits(train=load_split(True, recipe.augmentation), validation=load_split(False, None))

@@ -1,4 +1,4 @@
-"""The teacher-optimal permutation (paper, section 4.1): the sort that PLD spends most of its time on.
+"""The teacher-optimal permutation (paper, section 4.1): the sort that takes most of PLD's time.
 
 Shape suffixes: N samples of the micro-batch, C classes.
 """
@@ -10,27 +10,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ._rows import row_blocks
+from ._row_blocks import row_blocks
 
-# From this many logits on, sorting packed integers is faster than sorting floats (on a CPU).
-_PACKING_PAYS_FROM = 1 << 12
+# From this many logits on, a CPU sorts packed integers faster than floats.
+_MIN_PACKED_LOGITS = 1 << 12
 
-# Below this many, threads of our own wait for torch's, which spin for milliseconds after their last work.
-_THREADS_PAY_FROM = 1 << 20
+# With fewer, our threads wait for torch's, which spin for milliseconds after their last work.
+_MIN_THREADED_LOGITS = 1 << 20
 
 
-def rank(logits_NC: Tensor, target_N: Tensor) -> Tensor:
-    """Class indices (N, C): the label, then the other classes by descending logit, ties by class index.
+def rank_classes(logits_NC: Tensor, target_N: Tensor) -> Tensor:
+    """Return class indices (N, C): the label, then the other classes by descending logit, ties by class index.
 
     Args:
-        logits_NC: detached float32 or float64 logits.
+        logits_NC: Detached float32 or float64 logits.
         target_N: int64 labels in [0, C).
 
     Raises:
-        IndexError or RuntimeError: a label is out of range.
+        IndexError or RuntimeError: A label is out of range.
     """
     packable = logits_NC.device.type == "cpu" and logits_NC.dtype == torch.float32
-    large = logits_NC.numel() >= _PACKING_PAYS_FROM
+    large = logits_NC.numel() >= _MIN_PACKED_LOGITS
     if packable and large and not torch.compiler.is_compiling():
         return _rank_packed(logits_NC, target_N)
     lifted_NC = logits_NC.scatter(1, target_N.unsqueeze(1), torch.inf)
@@ -38,9 +38,9 @@ def rank(logits_NC: Tensor, target_N: Tensor) -> Tensor:
 
 
 def _rank_packed(logits_NC: Tensor, target_N: Tensor) -> Tensor:
-    """The same ranking out of integer sorts by numpy, which sorts with the CPU's vector instructions.
+    """Compute the same ranking with integer sorts by numpy, which uses the CPU's vector instructions.
 
-    numpy uses one thread and lets go of the interpreter's lock meanwhile, hence the threads here.
+    numpy sorts in one thread and releases the interpreter's lock meanwhile, so large batches get one thread per block.
     """
     if target_N.min() < 0:
         raise IndexError("labels must not be negative")  # numpy would count them from the end
@@ -50,14 +50,13 @@ def _rank_packed(logits_NC: Tensor, target_N: Tensor) -> Tensor:
     def rank_block(rows: slice) -> None:
         _rank_rows(logits[rows], target[rows], ranking[rows])
 
-    samples, classes = logits_NC.shape
-    blocks = row_blocks(samples, classes)
-    threads = min(torch.get_num_threads(), len(blocks)) if logits.size >= _THREADS_PAY_FROM else 1
+    blocks = row_blocks(*logits_NC.shape)
+    threads = min(torch.get_num_threads(), len(blocks)) if logits.size >= _MIN_THREADED_LOGITS else 1
     if threads == 1:
         for rows in blocks:
             rank_block(rows)
     else:
-        # A pool for each call, as a kept one would not survive a fork; list() raises what a block raised.
+        # A pool per call, because a lasting one would not survive a fork; list() re-raises a block's error.
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(rank_block, blocks))
     return torch.from_numpy(ranking)
@@ -66,13 +65,14 @@ def _rank_packed(logits_NC: Tensor, target_N: Tensor) -> Tensor:
 def _rank_rows(
     logits_NC: npt.NDArray[np.float32], target_N: npt.NDArray[np.int64], ranking_NC: npt.NDArray[np.int64]
 ) -> None:
-    """Ranks a few rows in place of ``ranking_NC``: key in the high 32 bits, class in the low ones, one sort.
+    """Write the ranking of a few rows into ``ranking_NC``.
 
-    The keys differ, so the sort need not be stable and its values alone carry the answer.
+    Each int64 holds a sort key in its high 32 bits and the class in its low ones. All are different, so the sort need
+    not be stable, and the sorted values contain the classes.
     """
-    # Subtracting from 0.0 rather than negating makes -0.0 and 0.0 the same bits, hence a tie.
+    # Subtracting from 0.0 rather than negating gives -0.0 and 0.0 the same bits, hence a tie.
     bits_NC = (np.float32(0) - logits_NC).view(np.int32)
-    # Flipping the magnitude of the negative ones makes integer order equal float order.
+    # Flipping the magnitude of negative numbers makes integer order equal float order.
     key_NC = bits_NC >> 31
     key_NC &= 0x7FFFFFFF
     key_NC ^= bits_NC

@@ -1,12 +1,12 @@
-"""MobileNetV2 for 32-pixel images, at half width, as the knowledge-distillation literature has it on CIFAR-100.
+"""MobileNetV2 for 32-pixel images at half width, as used on CIFAR-100 in the knowledge-distillation literature.
 
-That is the benchmark's `mobile_half` (Tian et al., "Contrastive Representation Distillation", ICLR 2020): Sandler et
-al.'s layers at half the channels, but for the last convolution's 1280. It differs from theirs in three ways: the second
-stage has a stride of 1, for a total stride of 16; activations are ReLU, not ReLU6; and the first block has an expansion
-layer although it does not expand.
+It is the benchmark's `mobile_half` (Tian et al., "Contrastive Representation Distillation", ICLR 2020): Sandler et
+al.'s layers with half the channels, except for the last convolution's 1280. It differs from theirs in three ways: the
+second stage has stride 1, for a total stride of 16; activations are ReLU, not ReLU6; and the first block has an
+expansion layer although its expansion factor is 1.
 
-Initial weights as there: convolutions normal with variance 2 / (k^2 * channels out), for depthwise ones too; the
-classifier normal with deviation 0.01 and zero biases; normalisations the identity.
+Initial weights follow the benchmark: convolutions normal with variance 2 / (k^2 * channels out), also for
+depthwise ones; the classifier normal with standard deviation 0.01 and zero biases; normalizations the identity.
 """
 
 import math
@@ -14,26 +14,21 @@ from typing import Any
 
 from timm.models import EfficientNet, build_model_with_cfg, generate_default_cfgs, register_model
 
-# timm's models are all built from such strings, but their decoder has no public name.
+# timm builds its models from block strings, but their decoder has no public name.
 from timm.models._efficientnet_builder import decode_arch_def
 from torch import nn
 
-# `register_model` looks a model's facts up here; there are no published weights.
-default_cfgs = generate_default_cfgs(
-    {
-        "cifar_mobilenetv2_050": {
-            "input_size": (3, 32, 32),
-            "num_classes": 100,
-            "first_conv": "conv_stem",
-            "classifier": "classifier",
-        }
-    }
-)
+# Raised whenever a change gives other numbers: it is part of every cell.
+REVISION = 1
+
+# `register_model` reads a model's configuration here; there are no published weights.
+_CONFIG = {"input_size": (3, 32, 32), "num_classes": 100, "first_conv": "conv_stem", "classifier": "classifier"}
+default_cfgs = generate_default_cfgs({"cifar_mobilenetv2_050": _CONFIG})
 
 
 @register_model
 def cifar_mobilenetv2_050(pretrained: bool = False, **options: Any) -> EfficientNet:
-    """MobileNetV2 at half width; timm's class for inverted residuals has another network's name."""
+    """Build MobileNetV2 at half width; timm's class for inverted residuals is called EfficientNet."""
     stages = [
         ["ir_r1_k3_s1_e1_c8"],
         ["ir_r2_k3_s1_e6_c12"],
@@ -43,9 +38,9 @@ def cifar_mobilenetv2_050(pretrained: bool = False, **options: Any) -> Efficient
         ["ir_r3_k3_s2_e6_c80"],
         ["ir_r1_k3_s1_e6_c160"],
     ]
-    # The channels are halved already: `int` keeps them where timm would round them to multiples of 8.
+    # The channels above are halved already; `int` keeps timm from rounding them to multiples of 8.
     defaults: dict[str, Any] = {"stem_size": 16, "num_features": 1280, "round_chs_fn": int, "act_layer": nn.ReLU}
-    built: EfficientNet = build_model_with_cfg(
+    model: EfficientNet = build_model_with_cfg(
         EfficientNet,
         "cifar_mobilenetv2_050",
         pretrained,
@@ -53,11 +48,11 @@ def cifar_mobilenetv2_050(pretrained: bool = False, **options: Any) -> Efficient
         **defaults | options,
     )
     if not pretrained:
-        built.apply(_initialise)
-    return built
+        model.apply(_initialize)
+    return model
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, std=math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels)))
     elif isinstance(module, nn.Linear):

@@ -1,12 +1,12 @@
-"""Residual networks for 32-pixel images, as the knowledge-distillation literature has them on CIFAR-100.
+"""Residual networks for 32-pixel images, as used on CIFAR-100 in the knowledge-distillation literature.
 
-They are those of the benchmark that most of it shares (Tian et al., "Contrastive Representation Distillation", ICLR
+They are those of the common benchmark (Tian et al., "Contrastive Representation Distillation", ICLR
 2020): ResNets of three stages (He et al. 2016, section 4.2; "x4" is four times as wide behind a stem of 32), a
 ResNet-50 with the stages of ImageNet's, and Wide ResNets (Zagoruyko and Komodakis 2016). All begin with a 3x3
 convolution without pooling and halve the resolution at the start of every stage but the first.
 
-Initial weights as there: convolutions normal with variance 2 / (k^2 * channels out), normalisations the identity, the
-classifier torch's default, with zero biases in Wide ResNets.
+Initial weights follow the benchmark: convolutions normal with variance 2 / (k^2 * channels out), normalizations
+the identity, the classifier torch's default, with zero biases in Wide ResNets.
 
 Shape suffixes: N images, C channels, H and W pixels, F features, K classes.
 """
@@ -20,27 +20,20 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-# `register_model` looks a model's facts up here; there are no published weights.
-default_cfgs = generate_default_cfgs(
-    {
-        f"cifar_{name}": {
-            "input_size": (3, 32, 32),
-            "num_classes": 100,
-            "first_conv": "body.0",
-            "classifier": "head.fc",
-        }
-        for name in ("resnet20", "resnet56", "resnet8x4", "resnet32x4", "resnet50", "wrn40_1", "wrn40_2")
-    }
-)
+# Raised whenever a change gives other numbers: it is part of every cell.
+REVISION = 1
+
+# `register_model` reads a model's configuration here; there are no published weights.
+default_cfgs: dict[str, Any] = {}
 
 
 class CifarNet(nn.Module):
-    """Convolutional layers, the mean over the pixels, a linear classifier; with timm's interface.
+    """Convolutional layers, average pooling and a linear classifier, with timm's interface.
 
     Args:
-        body: maps images (N, C, H, W) to feature maps (N, F, H', W').
+        body: Maps images (N, C, H, W) to feature maps (N, F, H', W').
         num_features: F.
-        num_classes: K; 0 leaves the classifier out.
+        num_classes: K; 0 omits the classifier.
     """
 
     def __init__(self, body: nn.Module, num_features: int, num_classes: int) -> None:
@@ -53,34 +46,34 @@ class CifarNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """Return the last layer."""
         classifier: nn.Module = self.head.fc
         return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, for another number of classes."""
+        """Replace the last layer, for another number of classes."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
-        """Feature maps (N, F, H', W')."""
+        """Return feature maps (N, F, H', W')."""
         maps_NFHW: Tensor = self.body(x_NCHW)
         return maps_NFHW
 
     def forward_head(self, maps_NFHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (N, K) of feature maps; with `pre_logits` their means (N, F)."""
+        """Return the logits (N, K) of feature maps, or with `pre_logits` their means (N, F)."""
         out: Tensor = self.head(maps_NFHW, pre_logits=pre_logits)
         return out
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Logits (N, K) of normalised images."""
+        """Return the logits (N, K) of normalized images."""
         return self.forward_head(self.forward_features(x_NCHW))
 
 
 class PreActivatedBlock(nn.Module):
-    """Wide ResNet's block: normalisation and ReLU before each of two 3x3 convolutions.
+    """Wide ResNet's block: normalization and ReLU before each of two 3x3 convolutions.
 
-    Where the number of channels changes, the shortcut is a 1x1 convolution that begins after the first ReLU.
+    Where the number of channels changes, the shortcut is a 1x1 convolution after the first ReLU.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -93,46 +86,46 @@ class PreActivatedBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Feature maps of the block's width and resolution."""
+        """Return feature maps of the block's width and resolution."""
         active_NCHW = self.act(self.bn1(x_NCHW))
-        kept_NCHW = x_NCHW if self.shortcut is None else self.shortcut(active_NCHW)
-        added_NCHW: Tensor = self.conv2(self.act(self.bn2(self.conv1(active_NCHW))))
-        return kept_NCHW + added_NCHW
+        shortcut_NCHW = x_NCHW if self.shortcut is None else self.shortcut(active_NCHW)
+        residual_NCHW: Tensor = self.conv2(self.act(self.bn2(self.conv1(active_NCHW))))
+        return shortcut_NCHW + residual_NCHW
 
 
-def _post_activated(kind: type[BasicBlock | Bottleneck], inputs: int, outputs: int, stride: int) -> nn.Module:
-    """ResNet's block: ReLU after the sum; a normalised 1x1 convolution in the shortcut where the shape changes."""
+def _post_activation_block(block: type[BasicBlock | Bottleneck], inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Build ResNet's block: ReLU after the sum, and a 1x1 convolution in the shortcut where the shape changes."""
     shortcut = None
     if stride != 1 or inputs != outputs:
         shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-    return kind(inputs, outputs // kind.expansion, stride, shortcut)
+    return block(inputs, outputs // block.expansion, stride, shortcut)
 
 
 def _stages(
     block: Callable[[int, int, int], nn.Module], channels: int, widths: Sequence[int], depths: Sequence[int]
 ) -> Iterator[nn.Module]:
-    """The blocks of all stages, behind so many channels; each stage but the first begins with a stride of 2."""
+    """Yield the blocks of all stages, for an input of `channels`; each stage but the first starts with stride 2."""
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        for place in range(depth):
-            yield block(channels, width, 2 if stage and not place else 1)
+        for position in range(depth):
+            yield block(channels, width, 2 if stage and not position else 1)
             channels = width
 
 
 def _resnet(
-    kind: type[BasicBlock | Bottleneck],
+    block: type[BasicBlock | Bottleneck],
     stem: int,
     widths: Sequence[int],
     depths: Sequence[int],
     num_classes: int,
     in_chans: int,
 ) -> CifarNet:
-    """A ResNet with so many channels in its stem and after each stage, and so many blocks per stage."""
+    """Build a ResNet from the channels of its stem and stages (widths) and the blocks per stage (depths)."""
     return CifarNet(
         nn.Sequential(
             nn.Conv2d(in_chans, stem, 3, padding=1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(inplace=True),
-            *_stages(partial(_post_activated, kind), stem, widths, depths),
+            *_stages(partial(_post_activation_block, block), stem, widths, depths),
         ),
         widths[-1],
         num_classes,
@@ -140,7 +133,7 @@ def _resnet(
 
 
 def _wide_resnet(widening: int, num_classes: int, in_chans: int) -> CifarNet:
-    """A Wide ResNet of depth 40: six blocks per stage, `widening` times as wide as a ResNet's."""
+    """Build a Wide ResNet of depth 40: six blocks per stage, `widening` times as wide as a ResNet's."""
     widths = [widening * width for width in (16, 32, 64)]
     net = CifarNet(
         nn.Sequential(
@@ -157,54 +150,24 @@ def _wide_resnet(widening: int, num_classes: int, in_chans: int) -> CifarNet:
     return net
 
 
-def _build(variant: str, network: Callable[..., CifarNet], pretrained: bool, options: dict[str, Any]) -> CifarNet:
-    """A network by timm's own way, which knows the number of classes and channels."""
-    built: CifarNet = build_model_with_cfg(network, variant, pretrained, **options)
-    return built
+def _register(variant: str, network: Callable[..., CifarNet]) -> None:
+    """Register a network under a name; timm passes the number of classes and channels."""
+    config = {"input_size": (3, 32, 32), "num_classes": 100, "first_conv": "body.0", "classifier": "head.fc"}
+    default_cfgs.update(generate_default_cfgs({variant: config}))
+
+    def build(pretrained: bool = False, **options: Any) -> CifarNet:
+        model: CifarNet = build_model_with_cfg(network, variant, pretrained, **options)
+        return model
+
+    build.__name__ = variant
+    register_model(build)
 
 
-@register_model
-def cifar_resnet20(pretrained: bool = False, **options: Any) -> CifarNet:
-    """ResNet-20: three basic blocks per stage."""
-    network = partial(_resnet, BasicBlock, 16, (16, 32, 64), (3, 3, 3))
-    return _build("cifar_resnet20", network, pretrained, options)
-
-
-@register_model
-def cifar_resnet56(pretrained: bool = False, **options: Any) -> CifarNet:
-    """ResNet-56: nine basic blocks per stage."""
-    network = partial(_resnet, BasicBlock, 16, (16, 32, 64), (9, 9, 9))
-    return _build("cifar_resnet56", network, pretrained, options)
-
-
-@register_model
-def cifar_resnet8x4(pretrained: bool = False, **options: Any) -> CifarNet:
-    """ResNet-8x4: one wide basic block per stage."""
-    network = partial(_resnet, BasicBlock, 32, (64, 128, 256), (1, 1, 1))
-    return _build("cifar_resnet8x4", network, pretrained, options)
-
-
-@register_model
-def cifar_resnet32x4(pretrained: bool = False, **options: Any) -> CifarNet:
-    """ResNet-32x4: five wide basic blocks per stage."""
-    network = partial(_resnet, BasicBlock, 32, (64, 128, 256), (5, 5, 5))
-    return _build("cifar_resnet32x4", network, pretrained, options)
-
-
-@register_model
-def cifar_resnet50(pretrained: bool = False, **options: Any) -> CifarNet:
-    """ResNet-50: ImageNet's four stages of bottlenecks behind the small stem."""
-    network = partial(_resnet, Bottleneck, 64, (256, 512, 1024, 2048), (3, 4, 6, 3))
-    return _build("cifar_resnet50", network, pretrained, options)
-
-
-@register_model
-def cifar_wrn40_1(pretrained: bool = False, **options: Any) -> CifarNet:
-    """WRN-40-1: Wide ResNet of depth 40, as wide as a ResNet."""
-    return _build("cifar_wrn40_1", partial(_wide_resnet, 1), pretrained, options)
-
-
-@register_model
-def cifar_wrn40_2(pretrained: bool = False, **options: Any) -> CifarNet:
-    """WRN-40-2: Wide ResNet of depth 40, twice as wide."""
-    return _build("cifar_wrn40_2", partial(_wide_resnet, 2), pretrained, options)
+_register("cifar_resnet20", partial(_resnet, BasicBlock, 16, (16, 32, 64), (3, 3, 3)))
+_register("cifar_resnet56", partial(_resnet, BasicBlock, 16, (16, 32, 64), (9, 9, 9)))
+_register("cifar_resnet8x4", partial(_resnet, BasicBlock, 32, (64, 128, 256), (1, 1, 1)))
+_register("cifar_resnet32x4", partial(_resnet, BasicBlock, 32, (64, 128, 256), (5, 5, 5)))
+# ImageNet's four stages of bottlenecks behind the small stem.
+_register("cifar_resnet50", partial(_resnet, Bottleneck, 64, (256, 512, 1024, 2048), (3, 4, 6, 3)))
+_register("cifar_wrn40_1", partial(_wide_resnet, 1))
+_register("cifar_wrn40_2", partial(_wide_resnet, 2))

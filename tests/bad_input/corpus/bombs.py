@@ -1,6 +1,6 @@
-"""Small inputs that would take all memory, or hours."""
+"""Small inputs that would need all memory, or hours, without limits."""
 
-from front_door import Case
+from error_cases import Case
 
 from corpus import names, profiles
 
@@ -9,51 +9,51 @@ OWN = ("--profile", "own.yaml")
 
 
 def _grid(
-    said: str, *columns: str, cells: str = "loss: [kd, pld]", more: str = "", flags: tuple[str, ...] = ()
+    message: str, *columns: str, cells: str = "loss: [kd, pld]", more: str = "", flags: tuple[str, ...] = ()
 ) -> Case:
-    """A grid whose table begins on line 2, and whose columns but for the losses' on line 6."""
+    """Return the case of a grid whose table begins on line 2, and whose given columns begin on line 6."""
     lines = ["- {header: Loss, axis: loss}", *(f"- {{{column}}}" for column in columns)]
     table = "".join(f"    {line}\n" for line in lines)
     text = f"cells: {{teacher: ResNet-152, student: ResNet-50, {cells}}}\ntable:\n  rows: [loss]\n  columns:\n{table}"
-    return Case(("plan", "mine.yaml", *flags), f"mine.yaml:{said}", {"mine.yaml": text + more})
+    return Case(("plan", "mine.yaml", *flags), f"mine.yaml:{message}", {"mine.yaml": text + more})
 
 
-def _plan(said: str, *flags: str) -> Case:
-    return Case(("plan", "mine.yaml", *flags), said, GRID)
+def _plan(message: str, *flags: str) -> Case:
+    return Case(("plan", "mine.yaml", *flags), message, GRID)
 
 
-def _profile(old: str, new: str, said: str) -> Case:
+def _profile(old: str, new: str, message: str) -> Case:
     files = {"mine.yaml": names.GRID, "own.yaml": profiles.PROFILE.replace(old, new, 1)}
     assert files["own.yaml"] != profiles.PROFILE
-    return Case(("plan", "mine.yaml", *OWN), f"own.yaml:{said}", files)
+    return Case(("plan", "mine.yaml", *OWN), f"own.yaml:{message}", files)
 
 
 def _watch(interval: str, shown: str) -> Case:
-    said = f"'--interval': must be at | {shown}, not \"{interval}\""
-    return Case(("report", "mine.yaml", "--watch", "--interval", interval), said, GRID)
+    message = f"'--interval': must be at | {shown}, not \"{interval}\""
+    return Case(("report", "mine.yaml", "--watch", "--interval", interval), message, GRID)
 
 
 FIRST = "header: c0, metric: top1"
 NUMBERS = f"[{', '.join(map(str, range(1000)))}]"
-DOUBLED = [FIRST, *(f"header: c{i}, minus: [c{i - 1}, c{i - 1}]" for i in range(1, 40))]
-MANY = [f"header: c{i}, metric: top1" for i in range(4500)]
+DOUBLING = [FIRST, *(f"header: c{i}, minus: [c{i - 1}, c{i - 1}]" for i in range(1, 40))]
+COLUMNS = [f"header: c{i}, metric: top1" for i in range(4500)]
 ROWS = "".join(f"    - {{header: x{i}, minus: [{{loss: kd}}, {{loss: pld}}]}}\n" for i in range(2000))
 FIGURES = "".join(f"    - {{name: f{i}, title: F, kind: bars, x: Loss, y: c0}}\n" for i in range(1500))
 LONG = "x" * 190_000
 CASES = {
     "differences of differences of differences": _grid(
-        '10: table.columns[5].minus: column "c4" comes to 16 cells for each number; 8 are the most', *DOUBLED
+        '10: table.columns[5].minus: column "c4" comes to 16 cells for each number; 8 are the most', *DOUBLING
     ),
     "thousands of columns": _grid(
-        "4: table.columns: expected at most 100 values, not 4501: ", *MANY, cells=f"loss: kd, seed: {NUMBERS}"
+        "4: table.columns: expected at most 100 values, not 4501: ", *COLUMNS, cells=f"loss: kd, seed: {NUMBERS}"
     ),
     "a hundred columns of a thousand seeds": _grid(
         "2: table: its numbers come to more than 100000 cells: rows x columns x seeds are too many",
-        *MANY[:99],
+        *COLUMNS[:99],
         cells=f"loss: [kd, pld], seed: {NUMBERS}",
     ),
-    "the same by --seeds": _grid(
-        "2: table: its numbers come to more than 100000 cells", *MANY[:99], flags=("--seeds", "1000")
+    "a hundred columns of a thousand --seeds": _grid(
+        "2: table: its numbers come to more than 100000 cells", *COLUMNS[:99], flags=("--seeds", "1000")
     ),
     "thousands of difference rows": _grid(
         "7: table.difference_rows: expected at most 100 values, not 2000: ", FIRST, more=f"  difference_rows:\n{ROWS}"
@@ -61,11 +61,11 @@ CASES = {
     "thousands of figures": _grid(
         "7: table.figures: expected at most 20 values, not 1500: ", FIRST, more=f"  figures:\n{FIGURES}"
     ),
-    "header to draw letter by letter": _grid(
+    "huge header": _grid(
         "6: table.columns[1].header: expected at most 200 letters, not 190000: ", f"header: {LONG}, metric: top1"
     ),
-    "name to draw letter by letter": _grid(
-        "4: table.columns: a row's name has 190011 letters, and 300 are the most: Loss=kd, A=xxx",
+    "huge row name": _grid(
+        "4: table.columns: a row's name has 190011 letters, the maximum is 300: Loss=kd, A=xxx",
         f"header: A, axis: loss, names: {{kd: {LONG}}}",
         FIRST,
     ),
@@ -74,20 +74,13 @@ CASES = {
         FIRST,
         cells=f"loss: kd, seed: {NUMBERS}, labels: {{{', '.join(f'x{i}: 1' for i in range(15_000))}}}",
     ),
-    "hardly any processor": _plan(
-        "--cpus-per-cohort: must be at least 0.001, not 1e-300", "--cpus-per-cohort", "1e-300"
-    ),
-    "the least processor": _plan(
-        "--cpus-per-cohort: must be at least 0.001, not 5e-324", "--cpus-per-cohort", "5e-324"
-    ),
-    "hardly any graphics card": _plan(
-        "--gpus-per-cohort: must be 0 or at least 0.001, not 1e-09", "--gpus-per-cohort", "1e-9"
-    ),
-    "hardly any processor in a profile": _profile(
+    "tiny CPU share": _plan("--cpus-per-cohort: must be at least 0.001, not 1e-300", "--cpus-per-cohort", "1e-300"),
+    "tiny GPU share": _plan("--gpus-per-cohort: must be 0 or at least 0.001, not 1e-09", "--gpus-per-cohort", "1e-9"),
+    "tiny CPU share in a profile": _profile(
         "cpus_per_cohort: 1", "cpus_per_cohort: 1e-9", "25: machine.cpus_per_cohort: must be at least 0.001, not 1e-09"
     ),
-    "slots for all the world": _plan("'--slots': must be at most 1000000, not \"1000000000\"", "--slots", "1000000000"),
-    "endless interval": _watch("inf", "most 1000000"),
-    "interval of ages": _watch("1e300", "most 1000000"),
-    "interval that is no number": _watch("nan", ""),
+    "too many slots": _plan("'--slots': must be at most 1000000, not \"1000000000\"", "--slots", "1000000000"),
+    "infinite interval": _watch("inf", "most 1000000"),
+    "huge interval": _watch("1e300", "most 1000000"),
+    "NaN interval": _watch("nan", ""),
 }

@@ -1,4 +1,4 @@
-"""Folders of datasets, as `check-data` and `run` get them."""
+"""Bad folders of datasets for `check-data` and `run`."""
 
 import json
 import tarfile
@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from front_door import Case
+from error_cases import Case
 from pyarrow import parquet
-from small_datasets import FORMATS, add, photos
+from small_datasets import FORMATS, add, make_photos
 
+from corpus import plain
 from corpus.stores import pipe
 
-MADE = photos()
+MADE = make_photos()
 Prepare = Callable[[Path], None]
+SHARD, PARQUET = "imagenet1k-train-0.tar", "data/train-00000-of-00002.parquet"
 
 
-def imagenet(said: str, prepare: Prepare, folder: str = "data") -> Case:
+def imagenet(message: str, prepare: Prepare, folder: str = "data") -> Case:
     command = ("check-data", "--profile", "imagenet", "--data-dir", folder)
-    return Case(command, f"dataset imagenet: | {said}", prepare=prepare)
+    return Case(command, f"dataset imagenet: | {message}", prepare=prepare)
 
 
 def made(form: str, change: Prepare = lambda folder: None) -> Prepare:
-    """The small ImageNet in `data/`, changed."""
+    """Return a function that makes a small ImageNet in `data/` and changes it."""
 
     def prepare(work: Path) -> None:
         FORMATS[form](work / "data", MADE)
@@ -45,10 +47,10 @@ def _cut(pattern: str, size: int) -> Prepare:
 
 
 def _shard(*members: tuple[str, bytes]) -> Prepare:
-    """The first shard with these members alone."""
+    """Replace the first shard by one with these members."""
 
     def change(folder: Path) -> None:
-        with tarfile.open(folder / "imagenet1k-train-0.tar", "w") as archive:
+        with tarfile.open(folder / SHARD, "w") as archive:
             for name, content in members:
                 add(archive, name, content)
 
@@ -56,24 +58,24 @@ def _shard(*members: tuple[str, bytes]) -> Prepare:
 
 
 def _header(kind: bytes, size: int, real: int = 0) -> Prepare:
-    """The first shard begins with the header of a label, of this kind of member and size; nothing follows it."""
-    told = tarfile.TarInfo("x.cls")
-    told.type, told.size = kind, size
-    block = bytearray(told.tobuf(tarfile.GNU_FORMAT))
+    """Replace the first shard by the header of a label with this type and size, without its content."""
+    info = tarfile.TarInfo("x.cls")
+    info.type, info.size = kind, size
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
     if real:
-        # What a sparse member unfolds to, in the base that tar takes for large numbers.
+        # The real size of a sparse member, in tar's base-256 format for large numbers.
         block[483:495] = b"\x80" + real.to_bytes(11, "big")
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
-    return made("tar", write("imagenet1k-train-0.tar", bytes(block) + bytes(1024)))
+    return made("tar", write(SHARD, bytes(block) + bytes(1024)))
 
 
-def _info(**told: Any) -> Prepare:
-    return made("tar", write("_info.json", json.dumps({"splits": {"train": told}}).encode()))
+def _info(**train: Any) -> Prepare:
+    return made("tar", write("_info.json", json.dumps({"splits": {"train": train}}).encode()))
 
 
-def _rows(labels: Any = None, paths: Any = None, twice: str = "") -> Prepare:
-    """The first parquet file with other columns."""
+def _rows(labels: Any = None, paths: Any = None, duplicate: str = "") -> Prepare:
+    """Replace the columns of the first parquet file."""
 
     def change(folder: Path) -> None:
         labelled = pa.array([0, 1], pa.int64()) if labels is None else labels
@@ -82,18 +84,18 @@ def _rows(labels: Any = None, paths: Any = None, twice: str = "") -> Prepare:
         image = pa.StructArray.from_arrays(list(inner.values()), list(inner))
         columns = {"image": image, "label": labelled}
         table = pa.table(columns)
-        if twice in inner:
-            doubled = pa.StructArray.from_arrays([*inner.values(), inner[twice]], [*inner, twice])
+        if duplicate in inner:
+            doubled = pa.StructArray.from_arrays([*inner.values(), inner[duplicate]], [*inner, duplicate])
             table = table.set_column(0, "image", doubled)
-        elif twice:
-            table = table.append_column(twice, columns[twice])
-        parquet.write_table(table, folder / "data" / "train-00000-of-00002.parquet")
+        elif duplicate:
+            table = table.append_column(duplicate, columns[duplicate])
+        parquet.write_table(table, folder / PARQUET)
 
     return made("parquet", change)
 
 
-# What says of itself that it is text.
-NO_TEXT = pa.Array.from_buffers(
+# An array of the type text with invalid UTF-8.
+INVALID_TEXT = pa.Array.from_buffers(
     pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
 )
 
@@ -104,16 +106,20 @@ def _other(work: Path) -> None:
 
 
 CIFAR100 = ("check-data", "--profile", "cifar100")
+DAMAGED = f"data/{SHARD}: truncated or damaged shard"
+NO_LABEL = f"data/{SHARD}: x has no label: a number in .cls"
+INDEX = "data/_info.json: not what timm writes: "
+BAD_PARQUET = "truncated or damaged parquet file"
+PATH = "the path of an image is not text, or is too long: "
+COLUMNS = "needs the columns image (bytes and path) and label; it has: "
 CASES = {
-    "no folder given": Case(
-        ("check-data", "--profile", "imagenet"), "dataset imagenet needs a data folder (--data-dir)"
-    ),
+    "no folder given": plain("check-data --profile imagenet", "dataset imagenet needs a data folder (--data-dir)"),
     "no folder": Case((*CIFAR100, "--data-dir", "gone"), "dataset cifar100: no such folder: gone"),
     "file for a folder": Case(
         (*CIFAR100, "--data-dir", "file"), "dataset cifar100: no such folder: file", {"file": ""}
     ),
-    "no folder for a run": Case(
-        ("run", "mine.yaml", "--profile", "cifar100", "--data-dir", "gone"),
+    "no folder for a run": plain(
+        "run mine.yaml --profile cifar100 --data-dir gone",
         "dataset cifar100: no such folder: gone",
         {"mine.yaml": "cells: {student: ResNet-50, loss: ce}\n"},
     ),
@@ -121,84 +127,49 @@ CASES = {
     "folders of three classes": imagenet("data: train has 3 classes, not 1000", made("folders")),
     "parquet of three classes": imagenet("data: train has 3 classes, not 1000", made("parquet")),
     "one split": imagenet("data/train needs the folders train/ and validation/", made("folders"), "data/train"),
-    "shard cut in a header": imagenet(
-        "data/imagenet1k-train-0.tar: truncated or damaged shard", made("tar", _cut("*train*", 700))
-    ),
-    "empty shard": imagenet("data/imagenet1k-train-0.tar: truncated or damaged shard", made("tar", _cut("*train*", 0))),
-    "shard that is none": imagenet(
-        "data/imagenet1k-train-0.tar: truncated or damaged shard",
-        made("tar", write("imagenet1k-train-0.tar", b"x" * 2048)),
-    ),
-    "shard without labels": imagenet(
-        "data/imagenet1k-train-0.tar: x has no label: a number in .cls", _shard(("x.jpg", b"x"))
-    ),
-    "endless label": imagenet(
-        "data/imagenet1k-train-0.tar: x has no label: a number in .cls",
-        _shard(("x.jpg", b"x"), ("x.json", b'{"label": 1e999}')),
-    ),
-    "label of a hundred bits": imagenet(
-        "data/imagenet1k-train-0.tar: x has no label: a number in .cls",
-        _shard(("x.jpg", b"x"), ("x.cls", str(2**100).encode())),
-    ),
-    "label of two megabytes": imagenet(
-        "data/imagenet1k-train-0.tar: x has no label: a number in .cls",
-        _shard(("x.jpg", b"x"), ("x.cls", b" " * 2**21 + b"1")),
-    ),
-    "label that unfolds to twenty gigabytes": imagenet(
-        "data/imagenet1k-train-0.tar: truncated or damaged shard: 'x.cls' has an endless name, or is sparse",
-        _header(tarfile.GNUTYPE_SPARSE, 0, 20 * 10**9),
+    "shard cut in a header": imagenet(DAMAGED, made("tar", _cut("*train*", 700))),
+    "empty shard": imagenet(DAMAGED, made("tar", _cut("*train*", 0))),
+    "shard of other data": imagenet(DAMAGED, made("tar", write(SHARD, b"x" * 2048))),
+    "shard without labels": imagenet(NO_LABEL, _shard(("x.jpg", b"x"))),
+    "infinite label": imagenet(NO_LABEL, _shard(("x.jpg", b"x"), ("x.json", b'{"label": 1e999}'))),
+    "label of a hundred bits": imagenet(NO_LABEL, _shard(("x.jpg", b"x"), ("x.cls", str(2**100).encode()))),
+    "label of two megabytes": imagenet(NO_LABEL, _shard(("x.jpg", b"x"), ("x.cls", b" " * 2**21 + b"1"))),
+    "sparse label of twenty gigabytes": imagenet(
+        f"{DAMAGED}: 'x.cls' has too long a name, or is sparse", _header(tarfile.GNUTYPE_SPARSE, 0, 20 * 10**9)
     ),
     "header of eight gigabytes": imagenet(
-        "data/imagenet1k-train-0.tar: truncated or damaged shard: a header or label of 85899",
-        _header(tarfile.XHDTYPE, 8 * 2**30 - 1),
+        f"{DAMAGED}: a header or label of 85899", _header(tarfile.XHDTYPE, 8 * 2**30 - 1)
     ),
-    "endless name in a shard": imagenet(
-        "data/imagenet1k-train-0.tar: truncated or damaged shard: | has an endless name",
-        _shard(("x" * 5000 + ".jpg", b"x"), ("x" * 5000 + ".cls", b"1")),
+    "huge name in a shard": imagenet(
+        f"{DAMAGED}: | has too long a name", _shard(("x" * 5000 + ".jpg", b"x"), ("x" * 5000 + ".cls", b"1"))
     ),
-    "shard that is a pipe": imagenet(
-        "data/imagenet1k-train-0.tar is not a regular file", made("tar", pipe("imagenet1k-train-0.tar"))
-    ),
-    "index that is a pipe": imagenet(
-        "data/_info.json: not what timm writes: | it is not a regular file", made("tar", pipe("_info.json"))
-    ),
+    "shard that is a pipe": imagenet(f"data/{SHARD} is not a regular file", made("tar", pipe(SHARD))),
+    "index that is a pipe": imagenet(f"{INDEX}| it is not a regular file", made("tar", pipe("_info.json"))),
     "index of numbers for shards": imagenet(
-        "data/_info.json: not what timm writes: filenames must be texts",
-        _info(filenames=[1, 2], shard_lengths=[6, 6]),
+        f"{INDEX}filenames must be texts", _info(filenames=[1, 2], shard_lengths=[6, 6])
     ),
     "index with null for a shard": imagenet(
-        "data/_info.json: not what timm writes: filenames must be texts",
-        _info(filenames=["imagenet1k-train-0.tar", None], shard_lengths=[6, 6]),
+        f"{INDEX}filenames must be texts", _info(filenames=[SHARD, None], shard_lengths=[6, 6])
     ),
     "index with texts for numbers": imagenet(
-        "data/_info.json: not what timm writes: filenames must be texts, shard_lengths whole numbers",
-        _info(filenames=["imagenet1k-train-0.tar"], shard_lengths=["6"]),
+        f"{INDEX}filenames must be texts, shard_lengths whole numbers", _info(filenames=[SHARD], shard_lengths=["6"])
     ),
     "shard that is missing": imagenet(
         "shards of its _info.json are missing: imagenet1k-train-1.tar",
         made("tar", lambda folder: (folder / "imagenet1k-train-1.tar").unlink()),
     ),
-    "parquet cut": imagenet("truncated or damaged parquet file", made("parquet", _cut("data/train*", 100))),
-    "parquet that is none": imagenet(
-        "truncated or damaged parquet file", made("parquet", write("data/train-00000-of-00002.parquet", b"PAR1" * 9))
-    ),
-    "parquet that is a pipe": imagenet(
-        "data/data/train-00000-of-00002.parquet is not a regular file",
-        made("parquet", pipe("data/train-00000-of-00002.parquet")),
-    ),
-    "number for a path": imagenet("the path of an image is no text, or has no end: 1", _rows(paths=pa.array([1, 2]))),
-    "bytes for a path": imagenet(
-        "the path of an image is no text, or has no end: b'a'", _rows(paths=pa.array([b"a", b"b"]))
-    ),
-    "endless path": imagenet(
-        "the path of an image is no text, or has no end: xxx", _rows(paths=pa.array(["x" * 5000, "b"]))
-    ),
-    "path that is no UTF-8": imagenet("truncated or damaged parquet file: ", _rows(paths=NO_TEXT)),
+    "parquet cut": imagenet(BAD_PARQUET, made("parquet", _cut("data/train*", 100))),
+    "parquet of other data": imagenet(BAD_PARQUET, made("parquet", write(PARQUET, b"PAR1" * 9))),
+    "parquet that is a pipe": imagenet(f"data/{PARQUET} is not a regular file", made("parquet", pipe(PARQUET))),
+    "number for a path": imagenet(f"{PATH}1", _rows(paths=pa.array([1, 2]))),
+    "bytes for a path": imagenet(f"{PATH}b'a'", _rows(paths=pa.array([b"a", b"b"]))),
+    "huge path": imagenet(f"{PATH}xxx", _rows(paths=pa.array(["x" * 5000, "b"]))),
+    "path that is not UTF-8": imagenet(f"{BAD_PARQUET}: ", _rows(paths=INVALID_TEXT)),
     "unsigned label": imagenet(
-        "truncated or damaged parquet file: Integer value 18446744073709551615 not in range",
+        f"{BAD_PARQUET}: Integer value 18446744073709551615 not in range",
         _rows(labels=pa.array([0, 2**64 - 1], pa.uint64())),
     ),
-    "labels twice": imagenet("needs the columns image (bytes and path) and label; it has: ", _rows(twice="label")),
-    "images twice": imagenet("needs the columns image (bytes and path) and label; it has: ", _rows(twice="image")),
-    "bytes twice": imagenet("needs the columns image (bytes and path) and label; it has: ", _rows(twice="bytes")),
+    "duplicate labels": imagenet(COLUMNS, _rows(duplicate="label")),
+    "duplicate images": imagenet(COLUMNS, _rows(duplicate="image")),
+    "duplicate bytes": imagenet(COLUMNS, _rows(duplicate="bytes")),
 }

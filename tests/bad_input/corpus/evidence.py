@@ -3,13 +3,24 @@
 import json
 from typing import Any
 
-from front_door import Case
+from error_cases import Case
+
+from corpus import plain
 
 HEADER: dict[str, Any] = {"format": 1, "grids": ["table07"], "profile": "digits", "seeds": 1, "mlflow": ""}
 RECORD: dict[str, Any] = {
-    "cell_id": "012ac49f2bc896f9", "state": "unfinished", "reason": "", "epoch": 0, "metrics": {}, "parameters": None,
-    "commit": "", "run_id": "", "experiment_id": "", "epochs": [], "provenance": None,
-}  # fmt: skip
+    "cell_id": "012ac49f2bc896f9",
+    "state": "unfinished",
+    "reason": "",
+    "epoch": 0,
+    "metrics": {},
+    "parameters": None,
+    "commit": "",
+    "run_id": "",
+    "experiment_id": "",
+    "epochs": [],
+    "provenance": None,
+}
 
 
 def line(content: dict[str, Any], changes: dict[str, Any]) -> str:
@@ -17,42 +28,44 @@ def line(content: dict[str, Any], changes: dict[str, Any]) -> str:
     return json.dumps({k: v for k, v in (content | changes).items() if v is not ...}) + "\n"
 
 
-def _file(content: str | bytes, said: str) -> Case:
-    return Case(("report", "--check", "--out", "mine"), said, {"mine/records.jsonl": content})
+def _file(content: str | bytes, message: str) -> Case:
+    return plain("report --check --out mine", message, {"mine/records.jsonl": content})
 
 
-def _header(said: str, **changes: Any) -> Case:
-    return _file(line(HEADER, changes), said)
+def _header(message: str, **changes: Any) -> Case:
+    return _file(line(HEADER, changes), message)
 
 
-def record(said: str, **changes: Any) -> Case:
-    return _file(line(HEADER, {}) + line(RECORD, changes), said)
+def record(message: str, **changes: Any) -> Case:
+    return _file(line(HEADER, {}) + line(RECORD, changes), message)
 
 
 EPOCH = {"epoch": 1, "time": 1.75e9, "metrics": {"top1": 50.0}}
 MADE = {
-    "commit": "0123abc", "versions": {"torch": "2.9.0"}, "device": "cpu", "threads": 1, "started": 1.75e9,
+    "commit": "0123abc",
+    "versions": {"torch": "2.9.0"},
+    "device": "cpu",
+    "threads": 1,
+    "started": 1.75e9,
     "ended": 1.75e9,
-}  # fmt: skip
+}
 HALF, TOO_MUCH = "\ud800", "must be at most 9.00719925474099e+15, not 1000"
 NO_TEXT = r'expected text of whole characters, not "\ud800"'
 FIRST, SECOND = "mine/records.jsonl:1: ", "mine/records.jsonl:2: "
 CASES = {
-    "missing": Case(
-        ("report", "--check", "--out", "mine"), "mine/records.jsonl: there is no such file; `pld-grid report`"
+    "missing": plain("report --check --out mine", "mine/records.jsonl: no such file; `pld-grid report`"),
+    "folder that is a file": plain(
+        "report --from records --out mine", "mine/records.jsonl: cannot be read", {"mine": ""}
     ),
-    "folder that is a file": Case(
-        ("report", "--from", "records", "--out", "mine"), "mine/records.jsonl: cannot be read", {"mine": ""}
-    ),
-    "empty": _file("", f"{FIRST}is no JSON"),
-    "text": _file("hello\n", f"{FIRST}is no JSON"),
+    "empty": _file("", f"{FIRST}not JSON"),
+    "text": _file("hello\n", f"{FIRST}not JSON"),
     "bytes": _file(bytes(range(256)), "mine/records.jsonl: cannot be read: "),
-    "list": _file("[]\n", f"{FIRST}is no JSON object"),
-    "nested": _file("[" * 100_000, f"{FIRST}is no JSON: "),
-    "not a number": _file('{"format": NaN}\n', f"{FIRST}is no JSON: NaN is no number"),
-    "cut off": _file(line(HEADER, {}) + line(RECORD, {})[:50], f"{SECOND}is no JSON: "),
-    "blank line": _file(line(HEADER, {}) + "\n" + line(RECORD, {}), f"{SECOND}is no JSON: "),
-    "endless number": _file(line(HEADER, {}) + '{"epoch": ' + "9" * 5000 + "}", f"{SECOND}is no JSON: "),
+    "list": _file("[]\n", f"{FIRST}not a JSON object"),
+    "nested": _file("[" * 100_000, f"{FIRST}not JSON: "),
+    "not a number": _file('{"format": NaN}\n', f"{FIRST}not JSON: NaN is not a number"),
+    "cut off": _file(line(HEADER, {}) + line(RECORD, {})[:50], f"{SECOND}not JSON: "),
+    "blank line": _file(line(HEADER, {}) + "\n" + line(RECORD, {}), f"{SECOND}not JSON: "),
+    "endless number": _file(line(HEADER, {}) + '{"epoch": ' + "9" * 5000 + "}", f"{SECOND}not JSON: "),
     "another format": _header(f"{FIRST}its format is 2, and this version reads 1", format=2),
     "no grids": _header(f"{FIRST}grids: ", grids=...),
     "empty grids": _header("no grid was given", grids=[]),
@@ -66,7 +79,7 @@ CASES = {
     "grid that is not there": _header("grids/table99.yaml: cannot be read: No such file", grids=["table99"]),
     "grid with a null byte": _header(r"grids/a\x00b.yaml: cannot be read: ", grids=["a\0b"]),
     "grid with a line break": _header(r"grids/a\nb.yaml: cannot be read: ", grids=["a\nb"]),
-    "endless grid": _header("cannot be read: File name too long", grids=["x" * 300]),
+    "endless grid": _header("xxx.yaml: cannot be read: No such file", grids=["x" * 300]),
     "grid of the home folder": _header("grids/~.yaml: cannot be read: ", grids=["~"]),
     "grid twice": _header("table07.yaml: two grids are called table07", grids=["table07", "table07"]),
     "unknown profile": _header(
@@ -81,8 +94,7 @@ CASES = {
     "metric near the end of numbers": record(f"{SECOND}metrics.top1: must be at most 1e+100", metrics={"top1": 1e308}),
     "metric near the other end": record(f"{SECOND}metrics.top1: must be at least -1e+100", metrics={"top1": -1e308}),
     "metric beyond all numbers": _file(
-        line(HEADER, {}) + line(RECORD, {"metrics": {"top1": 7.5}}).replace("7.5", "1e999"),
-        f"{SECOND}metrics.top1: ",
+        line(HEADER, {}) + line(RECORD, {"metrics": {"top1": 7.5}}).replace("7.5", "1e999"), f"{SECOND}metrics.top1: "
     ),
     "endless epoch of a curve": record(
         f"{SECOND}epochs.0.epoch: must be at most 100000, not 1000", epochs=[EPOCH | {"epoch": 10**400}]
@@ -106,8 +118,8 @@ CASES = {
     ),
     "device of half a character": record(f"{SECOND}provenance.device: {NO_TEXT}", provenance=MADE | {"device": HALF}),
     "record without metrics": record(f'{SECOND}"metrics" is missing', metrics=...),
-    "record with more": record(f'{SECOND}"x" is no part of a record', x=1),
+    "record with more": record(f'{SECOND}"x" is not a field of a record', x=1),
     "record twice": _file(
-        line(HEADER, {}) + 2 * line(RECORD, {}), "mine/records.jsonl:3: cell 012ac49f2bc896f9 is there twice"
+        line(HEADER, {}) + 2 * line(RECORD, {}), "mine/records.jsonl:3: cell 012ac49f2bc896f9 appears twice"
     ),
 }

@@ -5,7 +5,9 @@ import pickle
 import struct
 from typing import Any
 
-from front_door import Case
+from error_cases import Case
+
+from corpus import plain
 
 PROFILE = """\
 description: one published teacher
@@ -24,50 +26,57 @@ HEADER = b'{"fc.weight":{"dtype":"F32","shape":[100],"data_offsets":[0,400]}}'
 
 
 class Mkdir:
-    """Pickled, it makes a folder when it is opened."""
+    """An object whose pickle makes a folder when it is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("opened",)
 
 
-def _file(content: bytes, said: str = "not a whole safetensors file") -> Case:
+def _file(content: bytes, message: str = "not a complete safetensors file") -> Case:
     files = {**FILES, f"weights/{NAME}.safetensors": content}
-    said = f"weights weights/{NAME}.safetensors: {said}"
-    return Case(("plan", "mine.yaml", "--profile", "one.yaml", "--weights-dir", "weights"), said, files)
+    message = f"weights weights/{NAME}.safetensors: {message}"
+    return plain("plan mine.yaml --profile one.yaml --weights-dir weights", message, files)
 
 
-def _missing(said: str, files: dict[str, bytes], **settings: str) -> Case:
+def _missing(message: str, files: dict[str, bytes], **settings: str) -> Case:
     folder = ("--weights-dir", "weights") if files else ()
     return Case(
-        ("audit-teachers", "--profile", "one.yaml", *folder), said, {**FILES, **files}, settings, alone=bool(settings)
+        ("audit-teachers", "--profile", "one.yaml", *folder),
+        message,
+        {**FILES, **files},
+        settings,
+        alone=bool(settings),
     )
 
 
+def _audit(flags: str, message: str) -> Case:
+    return plain(f"audit-teachers --profile one.yaml {flags}", message, FILES)
+
+
 CASES = {
-    "no folder": Case(
-        ("plan", "mine.yaml", "--profile", "one.yaml", "--weights-dir", "gone"),
-        "--weights-dir: no such folder: gone",
-        FILES,
+    "no folder": plain(
+        "plan mine.yaml --profile one.yaml --weights-dir gone", "--weights-dir: no such folder: gone", FILES
     ),
-    "file for a folder": Case(
-        ("plan", "mine.yaml", "--profile", "one.yaml", "--weights-dir", "mine.yaml"),
-        "--weights-dir: no such folder: mine.yaml",
-        FILES,
+    "file for a folder": plain(
+        "plan mine.yaml --profile one.yaml --weights-dir mine.yaml", "--weights-dir: no such folder: mine.yaml", FILES
     ),
+    "audit of an unknown teacher": _audit("--teacher ViT-Base", '--teacher: unknown model "ViT-Base"'),
+    "audit of a student": _audit("--teacher Small", '--teacher: "Small" has no published weights'),
+    "audit without its folder": _audit("--weights-dir gone", "--weights-dir: no such folder: gone"),
     "empty folder": _missing(f"published weights are missing: {NAME}; looked in weights", {"weights/README": b""}),
     "pickle": _missing(
         f"refused {NAME}.pth: a pickle can run code, save it as safetensors",
         {f"weights/{NAME}.pth": pickle.dumps(Mkdir())},
     ),
-    "pickle of the hub's": _missing(f"refused {NAME}.bin: a pickle can run code", {f"weights/{NAME}.bin": b""}),
-    "pickle that says that it is none": _file(pickle.dumps(Mkdir())),
-    "torch's archive that says that it is none": _file(b"PK\x03\x04" + bytes(100)),
+    "pickle named as on the hub": _missing(f"refused {NAME}.bin: a pickle can run code", {f"weights/{NAME}.bin": b""}),
+    "pickle named safetensors": _file(pickle.dumps(Mkdir())),
+    "torch archive named safetensors": _file(b"PK\x03\x04" + bytes(100)),
     "empty": _file(b""),
-    "endless header": _file(struct.pack("<Q", 2**62) + HEADER),
+    "huge header": _file(struct.pack("<Q", 2**62) + HEADER),
     "header that is no JSON": _file(struct.pack("<Q", 4) + b"abcd"),
     "truncated": _file(struct.pack("<Q", len(HEADER)) + HEADER + bytes(399)),
-    "longer than it says": _file(struct.pack("<Q", len(HEADER)) + HEADER + bytes(401)),
-    "numbers that overlap": _file(
+    "longer than its header says": _file(struct.pack("<Q", len(HEADER)) + HEADER + bytes(401)),
+    "overlapping tensors": _file(
         struct.pack("<Q", 2 * len(HEADER))
         + HEADER[:-1]
         + b","

@@ -1,0 +1,1 @@
+"""Turn cells into waves of cohorts, and forecast what they cost."""
